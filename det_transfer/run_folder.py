@@ -1,0 +1,217 @@
+"""The run folder: what a run leaves behind, the same for detection and classification.
+
+::
+
+    config.yaml       the complete config
+    metrics.json      Detectron2's log, one json object a line
+    run.json          status, versions, seed, command, reuse table, times, peak memory
+    eval/<dataset>/   results.json, per_category.csv, curves.npz, predictions/part-<rank>.npz
+    model_*.pth       checkpoints
+
+This file knows names and formats and needs NumPy alone, so that a page can be made from a run
+folder on a machine that has neither torch nor Detectron2. Whatever is written goes to a temporary
+name first and is renamed: a file that is there is whole.
+"""
+
+import contextlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "CONFIG",
+    "METRICS",
+    "RUN",
+    "PredictionWriter",
+    "eval_folder",
+    "prediction_parts",
+    "read_json",
+    "read_metrics",
+    "read_predictions",
+    "replacing",
+    "write_json",
+]
+
+CONFIG = "config.yaml"
+METRICS = "metrics.json"
+RUN = "run.json"
+
+
+def eval_folder(run: str | os.PathLike, dataset: str) -> Path:
+    """The folder of one dataset's evaluation inside the run folder `run`."""
+    return Path(run) / "eval" / dataset
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented json, whole or not at all. NaN becomes null."""
+    text = json.dumps(_without_nan(value), indent=1, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_metrics(run: str | os.PathLike) -> list[dict[str, float]]:
+    """The rows of ``metrics.json`` in the order of iterations, the last word on each.
+
+    A resumed run writes an iteration again; a killed one may leave half a line, which is skipped.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    path = Path(run) / METRICS
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                rows.setdefault(int(row["iteration"]), {}).update(row)
+    return [rows[i] for i in sorted(rows)]
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+# Predictions -------------------------------------------------------------------------------------
+# One .npz a rank, written while the evaluation runs: a zip whose members are "<field>.<chunk>.npy".
+_CHUNK = 65536  # detections; 4 MB of boxes and scores
+
+
+class PredictionWriter:
+    """Streams detections into one ``part-<rank>.npz``; memory does not grow with the dataset.
+
+    A detection has an image id, a category id **of the dataset's json**, a score and a box
+    ``(x, y, width, height)`` in pixels of the image as it is on disk (float32), and optionally a
+    mask as COCO's compressed run-length code.
+
+    Use as a context manager: the file gets its name when the block ends well.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._replacing = replacing(path)
+        self._chunk = 0
+        self._clear()
+
+    def __enter__(self) -> "PredictionWriter":
+        self._zip = zipfile.ZipFile(self._replacing.__enter__(), "w", zipfile.ZIP_STORED)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        if exc[0] is None:
+            self._flush()
+        self._zip.close()
+        self._replacing.__exit__(*exc)
+
+    def add(
+        self,
+        image_id: int,
+        category_ids: np.ndarray,
+        scores: np.ndarray,
+        boxes: np.ndarray,
+        rles: Iterable[dict] | None = None,
+    ) -> None:
+        """Add one image's detections (N may be 0: the image still counts as looked at).
+
+        Args:
+            category_ids: (N,) int
+            scores: (N,) float
+            boxes: (N, 4) float, x, y, width, height
+            rles: N dicts ``{"size": [h, w], "counts": bytes or str}``, or None without masks
+        """
+        n = len(scores)
+        self._images.append(image_id)
+        self._rows["image_id"].append(np.full(n, image_id, np.int64))
+        self._rows["category_id"].append(np.asarray(category_ids, np.int64))
+        self._rows["score"].append(np.asarray(scores, np.float32))
+        self._rows["box"].append(np.asarray(boxes, np.float32).reshape(n, 4))
+        for rle in rles if rles is not None else ():
+            counts = rle["counts"]
+            self._counts.append(counts.encode() if isinstance(counts, str) else counts)
+            self._sizes.append(rle["size"])
+        self._n += n
+        if self._n >= _CHUNK:
+            self._flush()
+
+    def _clear(self) -> None:
+        self._n = 0
+        self._images: list[int] = []
+        self._rows = {k: [] for k in ("image_id", "category_id", "score", "box")}
+        self._counts: list[bytes] = []
+        self._sizes: list = []
+
+    def _flush(self) -> None:
+        fields = {"images": np.asarray(self._images, np.int64)}
+        fields |= {k: np.concatenate(v) for k, v in self._rows.items() if v}
+        if self._counts:
+            fields["rle_counts"] = np.frombuffer(b"".join(self._counts), np.uint8)
+            fields["rle_ends"] = np.cumsum([len(c) for c in self._counts], dtype=np.int64)
+            fields["rle_size"] = np.asarray(self._sizes, np.int32).reshape(-1, 2)
+        for name, array in fields.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+            self._zip.writestr(f"{name}.{self._chunk:06d}.npy", buffer.getvalue())
+        self._chunk += 1
+        self._clear()
+
+
+def prediction_parts(folder: str | os.PathLike) -> list[Path]:
+    """The parts written by all ranks into ``<eval folder>/predictions``, in order of rank."""
+    parts = Path(folder).glob("part-*.npz")
+    return sorted(parts, key=lambda part: int(part.stem.split("-")[1]))
+
+
+def read_predictions(part: str | os.PathLike) -> Iterator[dict[str, np.ndarray]]:
+    """The chunks of one part.
+
+    Yields:
+        ``images`` (I,) int64: every image looked at; ``image_id`` and ``category_id`` (N,) int64,
+        ``score`` (N,) float32, ``box`` (N, 4) float32 x, y, width, height; and where there are
+        masks ``rles``, a list of N dicts ``{"size": [h, w], "counts": bytes}``.
+    """
+    with np.load(part, allow_pickle=False) as members:
+        chunks: dict[str, list[str]] = {}
+        for member in members.files:
+            chunks.setdefault(member.rsplit(".", 1)[1], []).append(member)
+        for chunk in sorted(chunks):
+            fields = {name.rsplit(".", 1)[0]: members[name] for name in chunks[chunk]}
+            if "rle_ends" in fields:
+                fields["rles"] = _unpack_rles(fields)
+            yield fields
+
+
+def _unpack_rles(fields: dict[str, np.ndarray]) -> list[dict]:
+    data = fields.pop("rle_counts").tobytes()
+    ends = fields.pop("rle_ends").tolist()
+    sizes = fields.pop("rle_size").tolist()
+    starts = [0, *ends[:-1]]
+    return [
+        {"size": size, "counts": data[start:end]}
+        for size, start, end in zip(sizes, starts, ends, strict=True)
+    ]

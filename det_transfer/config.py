@@ -1,0 +1,261 @@
+"""Every config key that det_transfer adds to Detectron2's, and how a config is read and checked.
+
+Reading goes in this order: Detectron2's defaults, ours (:func:`add_det_transfer_config`), the YAML
+with its ``_BASE_``, the command line; then what follows from the data and the batch
+(:func:`scale_learning_rate`; the class count in ``data.catalog``); then :func:`validate`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from .errors import UserError, nearest, raise_all
+
+__all__ = [
+    "Config",
+    "add_det_transfer_config",
+    "differences",
+    "load_config",
+    "scale_learning_rate",
+    "validate",
+]
+
+
+def add_det_transfer_config(cfg: CfgNode) -> None:
+    """Add our keys to Detectron2's `cfg`, with defaults under which Detectron2 is unchanged."""
+    # -- The trunk (the pretrained network) and the decoder on it, for
+    #    MODEL.BACKBONE.NAME: build_reuse_backbone. Detectron2's own builders ignore these.
+    cfg.MODEL.TRUNK = CfgNode()
+    # str: a name in Detectron2's BACKBONE_REGISTRY; ours for timm is build_timm_backbone.
+    cfg.MODEL.TRUNK.NAME = "build_resnet_backbone"
+    cfg.MODEL.DECODER = CfgNode()
+    # str: what stands between trunk and heads, or "" for the trunk's features as they are.
+    cfg.MODEL.DECODER.NAME = "fpn"
+    # str: the coarser levels above the FPN: "maxpool" (P6, Faster R-CNN), "p6p7" (RetinaNet), "".
+    cfg.MODEL.FPN.TOP_BLOCK = "maxpool"
+
+    # -- timm trunks (build_timm_backbone)
+    cfg.MODEL.TIMM = CfgNode()
+    # str: a timm model with features_only support, e.g. "tf_efficientnet_lite0".
+    cfg.MODEL.TIMM.NAME = ""
+    # list[str]: features by stride: res2 = 4 px, res3 = 8, res4 = 16, res5 = 32.
+    cfg.MODEL.TIMM.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # float: stochastic depth of a trunk that is trained; a frozen trunk has none.
+    cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
+
+    # -- How the pretrained trunk is reused
+    cfg.MODEL.REUSE = CfgNode()
+    # str: "" leaves Detectron2's behaviour (MODEL.BACKBONE.FREEZE_AT); any other mode decides
+    # alone about the trunk, see det_transfer.reuse.modes.
+    cfg.MODEL.REUSE.MODE = ""
+    # str: dropout and drop-path inside a frozen trunk: "off", or "kept" (active in training, the
+    # protocol of Yosinski et al. 2014).
+    cfg.MODEL.REUSE.DROPOUT = "off"
+
+    # -- Large-scale jitter: resize by a factor from [MIN_SCALE, MAX_SCALE] of SIZE, then a random
+    #    crop to SIZE x SIZE pixels, padded. Replaces MIN_SIZE_TRAIN and INPUT.CROP.
+    cfg.INPUT.LSJ = CfgNode()
+    cfg.INPUT.LSJ.ENABLED = False
+    # int: side of the square crop in pixels. Source: Ghiasi et al. 2021, section 3 (1024, 1280).
+    cfg.INPUT.LSJ.SIZE = 1024
+    # float: Source: Ghiasi et al. 2021, section 3, "large scale jittering", 0.1 to 2.0.
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
+
+    # list of [name, json, image folder]: your own data, COCO or LVIS format (recognised). Use the
+    # names in DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.CUSTOM = []
+
+    # int: the batch (images over all processes) for which BASE_LR was chosen. With another
+    # IMS_PER_BATCH the learning rate follows linearly (Goyal et al. 2017). 0: it does not.
+    cfg.SOLVER.REFERENCE_BATCH = 0
+    # str: precision under SOLVER.AMP.ENABLED: "fp16" (Detectron2's, needs CUDA), "bf16" (CUDA and
+    # CPU), "auto" (times bf16 against fp32 for a few steps and takes the faster).
+    cfg.SOLVER.AMP.DTYPE = "fp16"
+
+    # bool: also write the predictions as COCO-format json beside the compact files.
+    cfg.TEST.WRITE_JSON = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config as read, and where its values come from."""
+
+    cfg: CfgNode
+    from_file: CfgNode  # the same before the command line and before what follows from the data
+    explicit: frozenset[str]  # keys that the file, its bases or the command line name
+    on_command_line: frozenset[str]
+
+
+def load_config(config_file: str | None, opts: Sequence[str] = ()) -> Config:
+    """Read a YAML with its bases and then the ``KEY VALUE`` pairs of a command line.
+
+    Raises:
+        UserError: the file is missing or no YAML, a key does not exist (all of them at once, with
+            the nearest right ones), or a value has the wrong type.
+    """
+    cfg = get_cfg()
+    add_det_transfer_config(cfg)
+    known = dict(_leaves(cfg))
+    in_file: dict[str, Any] = {}
+    if config_file:
+        in_file = _read_yaml(config_file)
+        _check_keys(in_file, known, f"config file {config_file}")
+        _merge(cfg, f"config file {config_file}", lambda: cfg.merge_from_file(config_file))
+    from_file = cfg.clone()
+    if len(opts) % 2:
+        raise UserError(f"the options come in pairs KEY VALUE, but there are {len(opts)}: {opts}")
+    on_command_line = dict(zip(opts[::2], opts[1::2], strict=True))
+    _check_keys(on_command_line, known, "command line")
+    _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
+    return Config(
+        cfg=cfg,
+        from_file=from_file,
+        explicit=frozenset(in_file) | frozenset(on_command_line),
+        on_command_line=frozenset(on_command_line),
+    )
+
+
+def _read_yaml(config_file: str) -> dict[str, Any]:
+    if not Path(config_file).is_file():
+        raise UserError(f"config file {config_file} does not exist")
+    try:
+        loaded = CfgNode.load_yaml_with_base(config_file)
+    except (yaml.YAMLError, OSError, AssertionError, AttributeError) as error:
+        raise UserError(f"config file {config_file} cannot be read: {error}") from error
+    # Old Detectron2 files are renamed on merging, so only current ones can be checked by key.
+    return dict(_leaves(loaded)) if loaded.get("VERSION", 2) == 2 else {}
+
+
+def _merge(cfg: CfgNode, source: str, merge) -> None:
+    try:
+        merge()
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _check_keys(found: dict[str, Any], known: dict[str, Any], source: str) -> None:
+    problems = []
+    for key in found:
+        is_group = any(name.startswith(key + ".") for name in known)
+        if key in known or is_group:
+            continue
+        near = nearest(key, known) or [k for k in known if k.endswith("." + key.split(".")[-1])]
+        hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
+        problems.append(f"{source}: there is no config key {key}{hint}")
+    raise_all(problems)
+
+
+def _leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def differences(cfg: CfgNode, base: CfgNode) -> list[tuple[str, Any, Any]]:
+    """``(key, base's value, cfg's value)`` of every key on which the two differ."""
+    before = dict(_leaves(base))
+    return [(k, before.get(k), v) for k, v in _leaves(cfg) if before.get(k) != v]
+
+
+def scale_learning_rate(config: Config) -> str | None:
+    """Let BASE_LR follow the batch from the recipe's reference batch; say so in one line.
+
+    Linear scaling (Goyal et al. 2017, section 2.1). A BASE_LR given on the command line is taken
+    at its word. REFERENCE_BATCH becomes the batch, so that a saved config is not scaled again.
+    """
+    solver = config.cfg.SOLVER
+    batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_BATCH
+    if not reference or batch == reference:
+        return None
+    solver.REFERENCE_BATCH = batch
+    if "SOLVER.BASE_LR" in config.on_command_line:
+        return f"SOLVER.BASE_LR {solver.BASE_LR:g} as given, batch {batch} (recipe: {reference})"
+    before = solver.BASE_LR
+    solver.BASE_LR = before * batch / reference
+    return (
+        f"SOLVER.BASE_LR {before:g} for batch {reference} becomes {solver.BASE_LR:g} for batch "
+        f"{batch}; MAX_ITER stays {solver.MAX_ITER}"
+    )
+
+
+_CHOICES = {
+    "MODEL.REUSE.DROPOUT": ("off", "kept"),
+    "MODEL.FPN.TOP_BLOCK": ("maxpool", "p6p7", ""),
+    "SOLVER.AMP.DTYPE": ("fp16", "bf16", "auto"),
+    "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+}
+_POSITIVE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR", "INPUT.LSJ.SIZE")
+
+
+def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
+    """Check what can be known from the config alone; all errors at once.
+
+    Args:
+        explicit: keys that the user named, see :class:`Config`
+
+    Raises:
+        UserError: one line for each key that is wrong or contradicts another
+    """
+    values = dict(_leaves(cfg))
+    raise_all(
+        [
+            *(
+                f"{key} is {values[key]!r}; it can be {' or '.join(map(repr, choices))}"
+                for key, choices in _CHOICES.items()
+                if values[key] not in choices
+            ),
+            *(f"{key} is {values[key]}; it must be > 0" for key in _POSITIVE if values[key] <= 0),
+            *_reuse_problems(cfg, explicit),
+            *_input_problems(cfg),
+            *_solver_problems(cfg),
+        ]
+    )
+
+
+def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
+    mode = cfg.MODEL.REUSE.MODE
+    if mode == "frozen":
+        freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
+        if "MODEL.BACKBONE.FREEZE_AT" in explicit and freeze_at < 5:
+            yield (
+                f"MODEL.BACKBONE.FREEZE_AT {freeze_at} contradicts MODEL.REUSE.MODE 'frozen', "
+                "which freezes the whole trunk; leave one of them out"
+            )
+        if not cfg.MODEL.WEIGHTS and "MODEL.WEIGHTS" not in explicit:
+            yield (
+                "MODEL.REUSE.MODE is 'frozen' but MODEL.WEIGHTS is empty: a frozen random trunk; "
+                "name the weights, or ask for it with MODEL.WEIGHTS ''"
+            )
+    if cfg.MODEL.TRUNK.NAME == "build_timm_backbone" and not cfg.MODEL.TIMM.NAME:
+        yield "MODEL.TIMM.NAME is empty; name a timm model, e.g. tf_efficientnet_lite0"
+
+
+def _input_problems(cfg: CfgNode) -> Iterator[str]:
+    low, high = cfg.INPUT.LSJ.MIN_SCALE, cfg.INPUT.LSJ.MAX_SCALE
+    if not 0 < low <= high:
+        yield f"INPUT.LSJ.MIN_SCALE {low} and MAX_SCALE {high} must be 0 < MIN_SCALE <= MAX_SCALE"
+    if cfg.INPUT.LSJ.ENABLED and cfg.INPUT.CROP.ENABLED:
+        yield "INPUT.LSJ.ENABLED and INPUT.CROP.ENABLED are both on; large-scale jitter crops alone"
+    for entry in cfg.DATASETS.CUSTOM:
+        if len(entry) != 3 or not all(isinstance(part, str) for part in entry):
+            yield f"DATASETS.CUSTOM has {entry!r}; each entry is [name, json file, image folder]"
+
+
+def _solver_problems(cfg: CfgNode) -> Iterator[str]:
+    steps = list(cfg.SOLVER.STEPS)
+    if steps != sorted(set(steps)):
+        yield f"SOLVER.STEPS {tuple(steps)} must increase"
+    amp = cfg.SOLVER.AMP
+    if amp.ENABLED and amp.DTYPE == "fp16" and not cfg.MODEL.DEVICE.startswith("cuda"):
+        yield (
+            f"SOLVER.AMP.DTYPE 'fp16' needs CUDA but MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; "
+            "set SOLVER.AMP.DTYPE to 'bf16' or 'auto'"
+        )

@@ -1,0 +1,13 @@
+"""Datasets, mappers and loaders. Detectron2's dataset dicts throughout."""
+
+from .catalog import register_datasets, take_class_count
+from .loader import build_test_loader, build_train_loader
+from .mapper import TransferDatasetMapper
+
+__all__ = [
+    "TransferDatasetMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "register_datasets",
+    "take_class_count",
+]

@@ -1,0 +1,130 @@
+"""Which datasets there are: the embedded one, the user's own, and Detectron2's."""
+
+import logging
+import os
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..config import Config
+from ..errors import UserError, nearest, raise_all
+from .datasets import JsonDataset
+
+__all__ = ["register_datasets", "take_class_count"]
+
+logger = logging.getLogger(__name__)
+
+# Where to get what is missing, by the start of a dataset's name.
+_SOURCES = {
+    "openmoji": "make it with: python datasets/prepare_openmoji.py",
+    "coco": "get it from https://cocodataset.org/#download; datasets/README.md shows the tree",
+    "lvis": "get it from https://www.lvisdataset.org/dataset; datasets/README.md shows the tree",
+}
+
+# The heads whose class count comes from the data.
+_CLASS_COUNTS = ("ROI_HEADS", "RETINANET")
+
+
+def datasets_root() -> Path:
+    """The folder of all datasets: Detectron2's DETECTRON2_DATASETS, else ``datasets``."""
+    return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register the embedded dataset and DATASETS.CUSTOM; check that what the run needs is there.
+
+    Raises:
+        UserError: a name in DATASETS.TRAIN or TEST that nobody registered, or a file that is
+            missing, with where it is to be had
+    """
+    root = datasets_root() / "openmoji"
+    embedded = [
+        (f"openmoji_{split}", root / f"openmoji_lvis_{split}.json", root / split)
+        for split in ("train", "val")
+    ]
+    for name, json_file, image_root in [*embedded, *cfg.DATASETS.CUSTOM]:
+        register(name, json_file, image_root)
+    wanted = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    raise_all(problem for name in wanted for problem in _problems(name))
+
+
+def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
+    """Register one COCO- or LVIS-format dataset; its file is read when first asked for."""
+    dataset = JsonDataset(name, str(json_file), str(image_root))
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog.list():
+            catalog.pop(name)
+    DatasetCatalog.register(name, dataset)
+    MetadataCatalog.get(name).set(json_file=dataset.json_file, image_root=dataset.image_root)
+
+
+def _problems(name: str) -> list[str]:
+    if name not in DatasetCatalog.list():
+        near = nearest(name, DatasetCatalog.list())
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return [f"dataset {name} is not registered{hint} Own data goes into DATASETS.CUSTOM."]
+    metadata = MetadataCatalog.get(name)
+    source = next((text for start, text in _SOURCES.items() if name.startswith(start)), "")
+    missing = [
+        path
+        for path in (metadata.get("json_file"), metadata.get("image_root"))
+        if path and not os.path.exists(path)
+    ]
+    return [f"dataset {name}: {path} is missing{'; ' * bool(source)}{source}" for path in missing]
+
+
+def describe(name: str) -> list[str]:
+    """The class names of a dataset, after its metadata were completed from its json."""
+    metadata = MetadataCatalog.get(name)
+    dataset = DatasetCatalog[name]
+    if isinstance(dataset, JsonDataset):
+        metadata.set(
+            thing_classes=dataset.classes,
+            thing_dataset_id_to_contiguous_id=dataset.contiguous_ids,
+            evaluator_type=dataset.style,
+        )
+    return list(metadata.get("thing_classes", ()))
+
+
+def take_class_count(config: Config) -> str | None:
+    """Set the heads' class count from the training data where the config leaves it open.
+
+    Open means: not named in the config, or named as 0. A count that is named must be right.
+
+    Returns:
+        a line that says what was set, None where nothing was
+    Raises:
+        UserError: the count, or the class names of two datasets, disagree
+    """
+    cfg = config.cfg
+    names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+    classes = {name: describe(name) for name in names}
+    first = next((name for name in names if classes[name]), None)
+    if first is None:
+        return None
+    raise_all(
+        f"datasets {first} and {name} disagree: {_difference(classes[first], classes[name])}"
+        for name in names
+        if classes[name] and classes[name] != classes[first]
+    )
+    count = len(classes[first])
+    said = []
+    for head in _CLASS_COUNTS:
+        key, node = f"MODEL.{head}.NUM_CLASSES", cfg.MODEL[head]
+        if key in config.explicit and node.NUM_CLASSES not in (0, count):
+            raise UserError(
+                f"{key} is {node.NUM_CLASSES} but dataset {first} has {count} classes; "
+                f"set it to {count}, or to 0 to take it from the data"
+            )
+        if count != node.NUM_CLASSES:
+            node.NUM_CLASSES = count
+            said.append(key)
+    return f"{' and '.join(said)}: {count}, taken from dataset {first}" if said else None
+
+
+def _difference(first: list[str], second: list[str]) -> str:
+    if len(first) != len(second):
+        return f"{len(first)} classes against {len(second)}"
+    index = next(i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)
+    return f"class {index} is {first[index]!r} in one and {second[index]!r} in the other"

@@ -1,0 +1,179 @@
+"""Loaders whose stream is a function of the seed and the position in it, and of nothing else.
+
+Every random choice about a sample is drawn from generators seeded by (seed, position in the
+stream). So the stream is the same for any number of workers, and a resumed run goes on where the
+broken one was: batches are grouped on indices alone, and skipping costs nothing but counting.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import UserError
+from .mapper import TransferDatasetMapper
+
+__all__ = [
+    "PositionedBatches",
+    "PositionedDataset",
+    "build_test_loader",
+    "build_train_loader",
+    "seeded",
+]
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Inside, Python's, NumPy's and torch's global generators are seeded by `key`.
+
+    Detectron2's augmentations and samplers draw from the global generators; what the process
+    draws outside is not touched.
+    """
+    state = np.random.SeedSequence(key).generate_state(4)
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(int(state[0]))
+    np.random.seed(state[1:3])
+    torch.default_generator.manual_seed(int(state[3]))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class PositionedDataset(Dataset):
+    """Maps (position in the stream, index) to a sample with all its choices seeded by position.
+
+    A mapper that returns None (nothing usable) is answered by the next image of the list.
+    """
+
+    def __init__(self, dicts: Dataset, mapper: Any, seed: int):
+        self.dicts, self.mapper, self.seed = dicts, mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        position, index = key
+        with seeded(self.seed, position):
+            for offset in range(len(self.dicts)):
+                sample = self.mapper(self.dicts[(index + offset) % len(self.dicts)])
+                if sample is not None:
+                    return sample
+        raise UserError("no image of the dataset gives a usable sample")
+
+
+class PositionedBatches(Sampler):
+    """Endless batches of (position, index), grouped by shape, startable at any batch.
+
+    Args:
+        sampler: endless indices, the same again for every ``iter``
+        batch_size: images a process
+        groups: (N,) a batch holds images of one group only (wide or tall, to save padding)
+        rank, world_size: of this process; positions count over all processes
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        groups: Sequence[int] | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.sampler, self.batch_size, self.groups = sampler, batch_size, groups
+        self.rank, self.world_size = rank, world_size
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        made = 0
+        waiting: dict[int, list[tuple[int, int]]] = {}
+        for step, index in enumerate(self.sampler):
+            group = 0 if self.groups is None else self.groups[index]
+            batch = waiting.setdefault(group, [])
+            batch.append((self.rank + step * self.world_size, index))
+            if len(batch) == self.batch_size:
+                del waiting[group]
+                made += 1
+                if made > self.start:
+                    yield batch
+
+
+class TrainLoader:
+    """An endless loader; :meth:`start_at` sets the iteration at which it goes on."""
+
+    def __init__(self, dataset: PositionedDataset, batches: PositionedBatches, num_workers: int):
+        self.dataset, self.batches, self.num_workers = dataset, batches, num_workers
+
+    def start_at(self, iteration: int) -> None:
+        """Skip what the iterations before `iteration` were fed. Takes effect at the next iter."""
+        self.batches.start = iteration
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=self.batches,
+            num_workers=self.num_workers,
+            collate_fn=trivial_batch_collator,
+            # Of its own, so that starting workers draws nothing from the global generator.
+            generator=torch.Generator(),
+            worker_init_fn=_one_thread,
+        )
+        return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    # OpenCV and torch threads inside workers only fight the training for cores.
+    torch.set_num_threads(1)
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(0)
+
+
+def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
+    """Detectron2's training data (names, filter, sampler as in `cfg`) as a positioned stream.
+
+    Args:
+        mapper: a callable from a dataset dict to a sample; default
+            :class:`~det_transfer.data.TransferDatasetMapper`
+    Raises:
+        UserError: the batch cannot be divided among the processes
+    """
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} "
+            "processes"
+        )
+    seed = max(cfg.SEED, 0)
+    with seeded(seed):  # Detectron2's samplers take their seed from NumPy's global generator
+        parts = _train_loader_from_config(cfg, mapper or TransferDatasetMapper(cfg, True))
+    dicts = parts["dataset"]
+    groups = [int(d["width"] > d["height"]) for d in dicts]
+    batches = PositionedBatches(
+        parts["sampler"],
+        cfg.SOLVER.IMS_PER_BATCH // world_size,
+        groups if parts["aspect_ratio_grouping"] else None,
+        rank=comm.get_rank(),
+        world_size=world_size,
+    )
+    dataset = PositionedDataset(DatasetFromList(dicts, copy=False), parts["mapper"], seed)
+    return TrainLoader(dataset, batches, parts["num_workers"])
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Detectron2's test loader with our mapper."""
+    return build_detection_test_loader(
+        cfg, dataset_name, mapper=TransferDatasetMapper(cfg, is_train=False)
+    )

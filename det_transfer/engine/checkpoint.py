@@ -1,0 +1,151 @@
+"""Checkpoints and pretrained weights, from whatever ``MODEL.WEIGHTS`` or ``--resume`` names.
+
+A source is either a whole detector (a checkpoint of ours or of Detectron2) or the weights of the
+trunk alone (timm, torchvision, a package, a local file); which of the two is seen from its keys.
+"""
+
+import logging
+import os
+import re
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from ..errors import UserError
+from ..reuse import Preprocessing, Weights, check_preprocessing, load_trunk, read_weights, trunk_of
+from ..run_folder import replacing
+
+__all__ = ["TransferCheckpointer"]
+
+logger = logging.getLogger(__name__)
+
+# Sources that hold a trunk and that Detectron2 alone would not know.
+_TRUNK_SCHEMES = ("timm://", "torchvision://", "package://")
+
+
+class TransferCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, for any source of weights, that never loads in silence.
+
+    Args:
+        model: the detector or classifier, or its DDP wrapper
+        save_dir: the run folder
+        cfg: gives MODEL.REUSE.MODE (in mode "frozen" every tensor of the trunk must be found) and
+            the preprocessing that the weights' metadata are checked against
+
+    Attributes:
+        origin (str): what was loaded, for the log and ``run.json``
+        whole_model (bool): whether that was a whole detector, rather than the trunk alone
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode, **checkpointables):
+        super().__init__(model, save_dir, **checkpointables)
+        self._mode = cfg.MODEL.REUSE.MODE
+        self._input = Preprocessing(
+            cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
+        )
+        self.origin = "random initialisation"
+        self.whole_model = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save under a temporary name and rename: a checkpoint that is there is whole."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content: dict[str, Any] = {"model": self.model.state_dict()}
+        content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        content |= {"preprocessing": self._input.as_dict(), **kwargs}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
+            temporary.write_text(last_filename_basename)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a detector or the trunk's weights.
+
+        Args:
+            path: see :func:`det_transfer.reuse.read_weights`; "" leaves the random initialisation
+            checkpointables: what to load beside the model; None: everything (resuming)
+
+        Raises:
+            UserError: the source is missing or of another architecture, tensors of a frozen trunk
+                or of a resumed model are missing, or the weights want another preprocessing
+        """
+        if not path:
+            return {}
+        resuming = checkpointables is None
+        self.origin = path
+        if path.startswith(_TRUNK_SCHEMES):
+            self._load_trunk(read_weights(path, trunk=self._trunk()))
+            return {}
+        if not PathManager.isfile(path.split("?")[0]) and "://" not in path:
+            raise UserError(f"MODEL.WEIGHTS {path} does not exist")
+        weights = read_weights(path, fetch=PathManager.get_local_path, trunk=self._trunk())
+        if not self._is_detector(weights):
+            if self._mode == "" and _detectron2_reads(weights):
+                return super().load(path, checkpointables)  # Detectron2 as it is
+            self._load_trunk(weights)
+            return {}
+        self._check_preprocessing(weights)
+        self.whole_model = True
+        self._strict = resuming
+        return super().load(path, checkpointables)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        # Never through an open unpickler: what comes from elsewhere could run code.
+        return read_checkpoint(filename)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        missing = [*incompatible.missing_keys, *(k for k, *_ in incompatible.incorrect_shapes)]
+        total = len(self.model.state_dict())
+        if self._strict and missing:
+            raise UserError(
+                f"{self.origin} does not fit this model: {len(missing)} of {total} tensors are "
+                f"missing or of another shape, e.g. {', '.join(missing[:3])}; resume with the "
+                "config that the run was started with"
+            )
+        return incompatible
+
+    def _trunk(self) -> nn.Module:
+        return trunk_of(_unwrapped(self.model))
+
+    def _is_detector(self, weights: Weights) -> bool:
+        parts = {name for name, _ in _unwrapped(self.model).named_children()}
+        return len(parts & {key.split(".")[0] for key in weights.state}) > 1
+
+    def _load_trunk(self, weights: Weights) -> None:
+        self._check_preprocessing(weights)
+        trunk = self._trunk()
+        if weights.heuristics:
+            # Caffe2's names; Detectron2 knows how they read today.
+            state = align_and_update_state_dicts(
+                trunk.state_dict(), dict(weights.state), c2_conversion=weights.heuristics == "Caffe2"
+            )
+            weights = weights.with_state(state)
+        report = load_trunk(trunk, weights, strict=self._mode == "frozen")
+        logger.info("Trunk: %s", report)
+
+    def _check_preprocessing(self, weights: Weights) -> None:
+        if weights.preprocessing is None:
+            logger.info(
+                "%s carries no word about its preprocessing: taken as the config says, %s",
+                weights.origin,
+                self._input,
+            )
+            return
+        problem = check_preprocessing(weights.preprocessing, self._input)
+        if problem:
+            raise UserError(f"{weights.origin}: {problem}")
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

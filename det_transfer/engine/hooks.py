@@ -1,0 +1,218 @@
+"""Hooks and writers of every run: seeds, the run's record, progress."""
+
+import datetime
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
+from tqdm import tqdm
+
+from .. import run_folder
+
+__all__ = ["ProgressBar", "RunRecord", "SeedEachStep", "writers"]
+
+logger = logging.getLogger(__name__)
+
+_VERSIONS = ("det_transfer", "detectron2", "torch", "torchvision", "timm", "numpy", "hotcoco")
+
+
+class SeedEachStep(HookBase):
+    """Seed all global generators before each step by (seed, process, iteration).
+
+    So a step draws the same whatever came before it, and a resumed run needs no saved generator
+    states: sampling of proposals, dropout and drop-path go on as in the unbroken run.
+    """
+
+    def __init__(self, seed: int):
+        self._seed = max(seed, 0)
+
+    def before_step(self) -> None:
+        key = (self._seed, comm.get_rank(), self.trainer.iter)
+        seed_all_rng(int(np.random.SeedSequence(key).generate_state(1)[0]) % 2**31)
+
+
+class RunRecord(HookBase):
+    """Keeps ``run.json``: what was run on what, how it went and what it took.
+
+    Args:
+        cfg: the complete config
+        reuse: rows of :func:`det_transfer.reuse.reuse_table`
+    """
+
+    def __init__(self, cfg: CfgNode, reuse: list[dict[str, Any]]):
+        self._path = os.path.join(cfg.OUTPUT_DIR, run_folder.RUN)
+        self._step_times: list[float] = []
+        self._content: dict[str, Any] = {
+            "status": "built",
+            "command": " ".join(sys.argv),
+            "seed": cfg.SEED,
+            "processes": comm.get_world_size(),
+            "device": _device_name(cfg),
+            "versions": {"python": platform.python_version(), **_versions()},
+            "reuse": reuse,
+            "seconds": {"training": 0.0, "evaluation": 0.0},
+        }
+        self.weights = ""
+        self.precision = ""
+
+    def before_train(self) -> None:
+        self._carry_over()
+        self._start = time.perf_counter()
+        self._evaluation_before = self._content["seconds"]["evaluation"]
+        self._training_before = self._content["seconds"]["training"]
+        self._content |= {
+            "status": "running",
+            "started": _now(),
+            "start_iteration": self.trainer.start_iter,
+            "max_iteration": self.trainer.max_iter,
+            "weights": self.weights,
+            "precision": self.precision,
+        }
+        self._write()
+
+    def before_step(self) -> None:
+        self._step_start = time.perf_counter()
+
+    def after_step(self) -> None:
+        self._step_times.append(time.perf_counter() - self._step_start)
+
+    def evaluated(self, results: dict, seconds: float) -> None:
+        """Take in an evaluation's results; EvalHook calls it through the trainer."""
+        self._content["seconds"]["evaluation"] += seconds
+        if results:
+            self._content["results"] = results
+
+    def after_train(self) -> None:
+        # Detectron2 calls after_train of all hooks also when training failed.
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self.ended("finished")
+
+    def ended(self, status: str, reason: str = "") -> None:
+        """Write how the run ended: "finished", "failed" or "interrupted"."""
+        self._content |= {"status": status, "ended": _now(), "peak_memory_bytes": _peak_memory()}
+        if reason:
+            self._content["reason"] = reason
+        seconds = self._content["seconds"]
+        if hasattr(self, "_start"):
+            evaluation = seconds["evaluation"] - self._evaluation_before
+            seconds["training"] = (
+                self._training_before + time.perf_counter() - self._start - evaluation
+            )
+        if self._step_times:
+            seconds["step_median"] = float(np.median(self._step_times))
+        self._write()
+
+    def _carry_over(self) -> None:
+        """A resumed run adds its times to those of the part before."""
+        if self.trainer.start_iter and os.path.exists(self._path):
+            before = run_folder.read_json(self._path).get("seconds", {})
+            for name in ("training", "evaluation"):
+                self._content["seconds"][name] += before.get(name, 0.0)
+
+    def _write(self) -> None:
+        if comm.is_main_process():
+            run_folder.write_json(self._path, self._content)
+
+
+class ProgressBar(EventWriter):
+    """A bar with loss, learning rate and time to go, for a person at a terminal."""
+
+    def __init__(self, max_iter: int):
+        self._max_iter = max_iter
+        self._bar: tqdm | None = None
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self._max_iter,
+                initial=max(storage.iter - 1, 0),
+                unit="it",
+                dynamic_ncols=True,
+                smoothing=0.1,
+            )
+        values = {
+            name: f"{storage.history(key).median(20):.3g}"
+            for name, key in (("loss", "total_loss"), ("lr", "lr"))
+            if key in storage.histories()
+        }
+        self._bar.set_postfix(values, refresh=False)
+        self._bar.update(storage.iter + 1 - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def writers(output_dir: str, max_iter: int) -> list[EventWriter]:
+    """Detectron2's writers; on a terminal a bar in place of its lines, which go to the file."""
+    result: list[EventWriter] = [CommonMetricPrinter(max_iter)]
+    if sys.stderr.isatty():
+        _file_only(logging.getLogger("detectron2.utils.events"))
+        result.append(ProgressBar(max_iter))
+    result.append(JSONWriter(os.path.join(output_dir, run_folder.METRICS)))
+    try:
+        from torch.utils import tensorboard  # noqa: F401
+    except ImportError:
+        logger.info("tensorboard is not installed: its log is left out")
+    else:
+        result.append(TensorboardXWriter(output_dir))
+    return result
+
+
+def _file_only(child: logging.Logger) -> None:
+    """Keep the records of `child` off the console, by a filter on the console's handlers."""
+    for handler in logging.getLogger("detectron2").handlers:
+        if not isinstance(handler, logging.FileHandler) and handler.stream in (
+            sys.stdout,
+            sys.stderr,
+        ):
+            handler.addFilter(lambda record: record.name != child.name)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            module = sys.modules.get(name)
+            if module is not None:
+                found[name] = getattr(module, "__version__", "unknown")
+    return found
+
+
+def _device_name(cfg: CfgNode) -> str:
+    if cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _peak_memory() -> dict[str, int]:
+    # Linux gives ru_maxrss in KiB.
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,89 @@
+"""Starting a program in one process or many, and ending it with the right word and exit code."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
+
+from ..errors import UserError
+
+__all__ = ["USER_ERROR", "launch", "run"]
+
+USER_ERROR = 2  # exit code of a user's mistake; a bug of ours is a traceback and exit code 1
+
+
+def run(main: Callable[..., object], *args: object) -> int:
+    """Call `main`; say a user's mistake on stderr in plain lines. Returns the exit code."""
+    # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake that is noise.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
+    try:
+        main(*args)
+    except UserError as error:
+        if comm.is_main_process():
+            sys.stdout.flush()
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return USER_ERROR
+    except ProcessExitedException as error:  # a process of ours has said what was wrong
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped by hand", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0
+
+
+def launch(
+    main: Callable[[argparse.Namespace], object],
+    args: argparse.Namespace,
+    timeout: timedelta = DEFAULT_TIMEOUT,
+) -> int:
+    """Run ``main(args)`` in all processes; returns the exit code.
+
+    Under ``torchrun`` (recognised by its environment) this process is one of them; otherwise
+    Detectron2's launcher starts ``args.num_gpus`` processes on this machine. Without CUDA the
+    processes talk over gloo.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return run(_under_torchrun, main, args, timeout)
+    return run(
+        detectron2_launch,
+        _child if args.num_gpus * args.num_machines > 1 else main,
+        args.num_gpus,
+        args.num_machines,
+        args.machine_rank,
+        args.dist_url,
+        (main, args) if args.num_gpus * args.num_machines > 1 else (args,),
+        timeout,
+    )
+
+
+def _child(main: Callable, args: argparse.Namespace) -> None:
+    # A spawned process can hand its parent an exit code, but no exception without its traceback.
+    code = run(main, args)
+    if code:
+        sys.exit(code)
+
+
+def _under_torchrun(main: Callable, args: argparse.Namespace, timeout: timedelta) -> None:
+    cuda = torch.cuda.is_available()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    try:
+        main(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _is_no_user_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError))

@@ -1,0 +1,76 @@
+"""Mixed precision on CPU and GPU. Detectron2's own trainer knows fp16 on CUDA alone."""
+
+import contextlib
+import logging
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+
+__all__ = ["AUTO", "autocast", "choose", "precision_of"]
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def precision_of(cfg: CfgNode) -> str:
+    """"fp32", "bf16", "fp16" or "auto", as SOLVER.AMP says."""
+    return cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """torch's autocast for "bf16" and "fp16"; nothing for "fp32"."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def choose(
+    model: nn.Module,
+    loss: Callable[[], torch.Tensor],
+    device: torch.device,
+    *,
+    rounds: int = 3,
+) -> str:
+    """Time forward and backward in bf16 and fp32, interleaved; the faster of the two.
+
+    The model is left as it was: gradients are dropped, buffers and random states put back.
+
+    Args:
+        loss: runs one forward pass of `model` and returns the summed loss
+        rounds: timed steps of each kind, after one that is not counted
+    """
+    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        for _ in range(rounds + 1):
+            for name, times in seconds.items():
+                start = time.perf_counter()
+                with autocast(name, device):
+                    total = loss()
+                total.backward()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                times.append(time.perf_counter() - start)
+                model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    # All processes must agree; the first one's clock decides.
+    medians = comm.all_gather(medians)[0]
+    chosen = min(medians, key=medians.get)
+    logger.info(
+        "Precision %s: a step takes %.3f s in bf16 and %.3f s in fp32",
+        chosen,
+        medians["bf16"],
+        medians["fp32"],
+    )
+    return chosen

@@ -1,0 +1,130 @@
+"""From a command line to a checked config, a run folder and a log: the first minute of every run.
+
+Everything that can be known to be wrong is said here, before a model is built.
+"""
+
+import argparse
+import logging
+import os
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from .. import run_folder
+from ..config import Config, differences, load_config, scale_learning_rate, validate
+from ..errors import UserError
+
+__all__ = ["setup"]
+
+logger = logging.getLogger(__name__)
+
+
+def setup(
+    args: argparse.Namespace, prepare: Callable[[Config], Iterable[str | None]] = lambda _: ()
+) -> CfgNode:
+    """Read, complete and check the config of a run; open its folder and its log.
+
+    Args:
+        args: config_file, opts, resume, eval_only, as from Detectron2's argument parser
+        prepare: completes the config with what follows from the data; gives lines for the log
+    Raises:
+        UserError: whatever is wrong with config, data or output folder
+    """
+    config = load_config(args.config_file, args.opts or ())
+    cfg = config.cfg
+    lines = [_take_device(config), _take_seed(cfg, args.resume)]
+    validate(cfg, config.explicit)
+    lines += [*prepare(config), scale_learning_rate(config)]
+    cfg.freeze()
+    training = not args.eval_only
+    if training:
+        _refuse_other_run(cfg.OUTPUT_DIR, args.resume)
+    _open_log(cfg, args)
+    changed = differences(cfg, config.from_file)
+    if changed:
+        table = tabulate(changed, headers=["key", "config file", "this run"], tablefmt="simple")
+        logger.info("Differs from %s:\n%s", args.config_file or "Detectron2's defaults", table)
+    for line in filter(None, lines):
+        logger.info(line)
+    return cfg
+
+
+def _take_device(config: Config) -> str | None:
+    """Without CUDA the CPU is taken, unless the config asks for CUDA by name."""
+    model = config.cfg.MODEL
+    if not model.DEVICE.startswith("cuda") or torch.cuda.is_available():
+        return None
+    if "MODEL.DEVICE" in config.explicit:
+        raise UserError(f"MODEL.DEVICE is {model.DEVICE!r} but torch finds no CUDA device here")
+    model.DEVICE = "cpu"
+    return "MODEL.DEVICE: cpu, because torch finds no CUDA device"
+
+
+def _take_seed(cfg: CfgNode, resume: bool) -> str | None:
+    """Draw a seed where none is given, so that every run can be repeated and resumed exactly."""
+    if cfg.SEED >= 0:
+        return None
+    saved = Path(cfg.OUTPUT_DIR) / run_folder.RUN
+    if resume and saved.is_file():
+        cfg.SEED = run_folder.read_json(saved)["seed"]
+        return f"SEED: {cfg.SEED}, of the run that is resumed"
+    drawn = comm.all_gather(random.SystemRandom().randrange(2**31))[0]
+    cfg.SEED = drawn
+    return f"SEED: {cfg.SEED}, drawn"
+
+
+def _refuse_other_run(output_dir: str, resume: bool) -> None:
+    """An output folder with a run in it is continued with --resume or left alone."""
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"OUTPUT_DIR {output_dir} is a file")
+    has_steps = bool(run_folder.read_metrics(folder))
+    has_weights = (folder / "last_checkpoint").is_file()
+    if resume and has_steps and not has_weights:
+        logger.warning("%s has no checkpoint to resume from: starting afresh", output_dir)
+    if not resume and (has_steps or has_weights):
+        status = "a run"
+        if (folder / run_folder.RUN).is_file():
+            status = f"a run ({run_folder.read_json(folder / run_folder.RUN)['status']})"
+        raise UserError(
+            f"OUTPUT_DIR {output_dir} already holds {status}; continue it with --resume, "
+            "or name another folder with OUTPUT_DIR"
+        )
+
+
+def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
+    if comm.is_main_process():
+        _check_writable(cfg.OUTPUT_DIR)
+    comm.synchronize()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_transfer")
+    # Detectron2's own opening words (environment, the config in full) belong into the file: on a
+    # terminal they would bury the lines that a person needs.
+    quiet = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    console = [h for h in quiet.handlers if not isinstance(h, logging.FileHandler)]
+    for handler in console:
+        handler.setLevel(logging.WARNING)
+    default_setup(cfg, _printable(args))
+    for handler in console:
+        handler.setLevel(logging.DEBUG)
+
+
+def _check_writable(output_dir: str) -> None:
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        probe = Path(output_dir) / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
+
+
+def _printable(args: argparse.Namespace) -> Any:
+    return argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "config_file"})

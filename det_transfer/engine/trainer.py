@@ -1,0 +1,223 @@
+"""The trainer: Detectron2's, with mixed precision on any device, an exact stream and a run record.
+
+Subclasses say what is trained by overriding ``build_model``, ``build_train_loader``,
+``build_test_loader`` and ``build_evaluator``, as with Detectron2's ``DefaultTrainer``.
+"""
+
+import contextlib
+import itertools
+import logging
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+
+from ..errors import UserError
+from ..reuse import reuse_table
+from .checkpoint import TransferCheckpointer
+from .hooks import RunRecord, SeedEachStep, writers
+from .precision import AUTO, autocast, choose, precision_of
+
+__all__ = ["StepTrainer", "TransferTrainer"]
+
+logger = logging.getLogger(__name__)
+
+
+class StepTrainer(SimpleTrainer):
+    """One optimisation step, in the chosen precision, that stops at a loss that is not finite.
+
+    Args:
+        precision: "fp32", "bf16", "fp16" or "auto" (chosen on the first batch)
+        after_backward: called between backward and the optimizer's step
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        precision: str = "fp32",
+        after_backward: Any = None,
+    ):
+        super().__init__(model, data_loader, optimizer)
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        # Enabled for fp16 alone: bf16 has the range of fp32.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        if after_backward is not None:
+            self.after_backward = after_backward
+
+    def choose_precision(self) -> None:
+        """Settle "auto" on the first batch of the stream, which is then trained on as ever."""
+        if self.precision == AUTO:
+            batch = next(self._data_loader_iter)
+            self._data_loader_iter_obj = itertools.chain([batch], self._data_loader_iter)
+            self.precision = choose(
+                self.model, lambda: sum(self.model(batch).values()), self.device
+            )
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with autocast(self.precision, self.device):
+            losses = self.model(batch)
+        total = sum(losses.values())
+        self._check_finite(total, losses, batch)
+        self.optimizer.zero_grad()
+        self.scaler.scale(total).backward()
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _check_finite(self, total: torch.Tensor, losses: dict, batch: list[dict]) -> None:
+        """Stop on all processes before the step is taken if one of them has lost its loss."""
+        finite = torch.isfinite(total.detach()).float().reshape(1)
+        if comm.get_world_size() > 1:
+            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if finite.item():
+            return
+        files = [str(sample.get("file_name", sample.get("image_id"))) for sample in batch]
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+        raise UserError(
+            f"the loss is not finite at iteration {self.iter} ({values}); the batch was "
+            f"{', '.join(files)}. Most often SOLVER.BASE_LR is too high (SOLVER.CLIP_GRADIENTS "
+            "helps) or a box of these images is broken; checkpoints are as they were"
+        )
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "precision": self.precision, "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        # What "auto" chose stays chosen: a resumed run is the same run.
+        if self.precision == AUTO:
+            self.precision = state.get("precision", AUTO)
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+
+
+class TransferTrainer(DefaultTrainer):
+    """Detectron2's ``DefaultTrainer`` with our step, checkpoints and hooks.
+
+    Attributes:
+        model, optimizer, data_loader, scheduler, checkpointer, start_iter, max_iter, cfg: as in
+            ``DefaultTrainer``
+        record (RunRecord): what ``run.json`` will say
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # The steps of DefaultTrainer.__init__ in their order; it builds its own step trainer and
+        # checkpointer inside, which cannot be exchanged after the hooks have taken hold of them.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        self.record = RunRecord(cfg, reuse_table(model))
+        model = create_ddp_model(model, broadcast_buffers=False, **_ddp_devices(cfg))
+        proxy = weakref.proxy(self)
+        self._trainer = StepTrainer(
+            model,
+            data_loader,
+            optimizer,
+            precision=precision_of(cfg),
+            # Hooks are registered here, but Detectron2's inner trainer walks a list of its own.
+            after_backward=lambda: proxy.after_backward(),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = self.build_checkpointer(cfg, model, trainer=proxy)
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        return build_model(cfg)
+
+    @classmethod
+    def build_checkpointer(
+        cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any
+    ) -> TransferCheckpointer:
+        return TransferCheckpointer(model, cfg.OUTPUT_DIR, **checkpointables)
+
+    def build_hooks(self) -> list[HookBase]:
+        cfg = self.cfg
+        result = [
+            # First, so that whatever another hook draws before a step cannot shift the step's own.
+            SeedEachStep(cfg.SEED),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+        ]
+        if cfg.TEST.PRECISE_BN.ENABLED and hooks.get_bn_modules(self.model):
+            # Before the checkpointer, which has to save what it changes.
+            loader = self.build_train_loader(cfg)
+            result.append(
+                hooks.PreciseBN(
+                    cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER
+                )
+            )
+        if comm.is_main_process():
+            result.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+        # After the checkpointer: where evaluation fails, the weights are there to look at.
+        result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._test_and_keep))
+        # The record counts evaluation too; the writers come last to write what all others put.
+        result.append(self.record)
+        if comm.is_main_process():
+            result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        return result
+
+    def build_writers(self) -> list:
+        return writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    def _test_and_keep(self) -> dict:
+        start = time.perf_counter()
+        self._last_eval_results = self.test(self.cfg, self.model)
+        self.record.evaluated(self._last_eval_results, time.perf_counter() - start)
+        return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        self.record.weights = self.checkpointer.origin
+        if self.start_iter:
+            logger.info("RESUME at iteration %d from %s", self.start_iter, self.checkpointer.origin)
+        else:
+            logger.info("FRESH START from %s", self.checkpointer.origin)
+        if hasattr(self.data_loader, "start_at"):
+            self.data_loader.start_at(self.start_iter)
+
+    def train(self) -> dict | None:
+        """Run training; whatever ends it early is written into the run's record first."""
+        with self._recorded():
+            self._trainer.choose_precision()
+            self.record.precision = self._trainer.precision
+            super().train()
+        return getattr(self, "_last_eval_results", None)
+
+    @contextlib.contextmanager
+    def _recorded(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.record.ended("interrupted", f"by hand at iteration {self.iter}")
+            raise
+        except BaseException as error:
+            self.record.ended("failed", f"{type(error).__name__}: {error}")
+            raise
+
+
+def _ddp_devices(cfg: CfgNode) -> dict[str, Any]:
+    # DDP on the CPU must not be told of devices.
+    return {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}

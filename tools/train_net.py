@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Train or evaluate a detector, with the flags of Detectron2's own train_net.py.
+
+    python tools/train_net.py --config-file configs/quickstart.yaml OUTPUT_DIR output/first
+    python tools/train_net.py --config-file configs/quickstart.yaml --resume OUTPUT_DIR output/first
+    python tools/train_net.py --config-file configs/quickstart.yaml --eval-only \\
+        MODEL.WEIGHTS output/first/model_final.pth OUTPUT_DIR output/first
+    torchrun --nproc-per-node 8 tools/train_net.py --config-file configs/frozen_cascade_lvis.yaml
+
+Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or command line.
+"""
+
+import argparse
+import sys
+
+from detectron2.engine import default_argument_parser
+
+from det_transfer.engine.detection import DetectionTrainer, prepare
+from det_transfer.engine.launch import launch
+from det_transfer.engine.setup import setup
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg = setup(args, prepare)
+    if args.eval_only:
+        DetectionTrainer.evaluate(cfg, resume=args.resume)
+        return
+    trainer = DetectionTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+if __name__ == "__main__":
+    sys.exit(launch(main, default_argument_parser(epilog=__doc__).parse_args()))

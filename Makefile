@@ -1,0 +1,50 @@
+# Targets for people; `make` alone lists them. Needs GNU make and a Python of 3.10 or later.
+PYTHON ?= python3
+VENV := .venv
+UV ?= $(firstword $(shell command -v uv) $(VENV)/bin/uv)
+ARGS ?=
+
+run := $(VENV)/bin/python
+lock := UV_CUSTOM_COMPILE_COMMAND="make lock (for Linux, CPython 3.10 and later)" $(UV) pip compile -q \
+	--universal --python-version 3.10 --generate-hashes --no-emit-index-url $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow lint format lock benchmark results clean
+
+help: ## list the targets
+	@echo "make TARGET [ARGS='options for the program'] [PYTHON=python3.12: which Python makes $(VENV)]"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## make .venv and install the locked set, Detectron2 and det_transfer (once)
+	@$(PYTHON) tools/bootstrap.py
+
+quickstart: setup ## from nothing to a trained and evaluated detector in about ten minutes
+	@$(run) tools/quickstart.py $(ARGS)
+
+test: setup ## the tests, without the slow ones
+	@$(run) -m pytest $(ARGS)
+
+test-slow: setup ## the slow tests alone
+	@$(run) -m pytest -m slow $(ARGS)
+
+lint: setup ## what ruff has to say
+	@$(run) -m ruff check
+	@$(run) -m ruff format --check
+
+format: setup ## let ruff mend and format
+	@$(run) -m ruff check --fix
+	@$(run) -m ruff format
+
+benchmark: setup ## every script in tools/benchmarks
+	@set -e; for script in tools/benchmarks/*.py; do $(run) "$$script" $(ARGS); done
+
+results: setup ## the page of results, from docs/results/*.json
+	@$(run) tools/make_results.py $(ARGS)
+
+lock: ## solve the requirements anew with uv (ARGS=--upgrade: newest versions)
+	$(lock) --no-emit-package opencv-python requirements/base.in -o requirements/lock.txt
+	$(lock) -c requirements/lock.txt requirements/build.in -o requirements/build.txt
+
+clean: ## remove what tools leave behind; .venv, output and datasets stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find det_transfer tools datasets tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,432 @@
+#!/usr/bin/env python3
+"""Make .venv and install the locked set, Detectron2 and det_transfer into it, once.
+
+`make setup` runs it, and so does every other target; `make PYTHON=python3.12 setup` chooses the
+Python. It can be stopped at any point and run again. Where everything is installed it returns at
+once and needs no network.
+"""
+
+# The standard library alone, in syntax that Python 3.6 reads: an old Python must get as far as
+# the line that says it is too old. So no newer annotations here, and no import from det_transfer.
+import argparse
+import base64
+import contextlib
+import errno
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Callable, Iterator, List, Sequence, Tuple
+
+ROOT = Path(__file__).resolve().parents[1]
+OLDEST = (3, 10)
+NEWER = ("python3.13", "python3.12", "python3.11", "python3.10")  # tried in this order
+
+# GiB, measured on x86_64: the full .venv, and the most that is in use while it is being filled
+# (.venv, the downloads that pip unpacks from, pip's cache of them).
+FULL_GIB = 6.2
+PEAK_GIB = 12.0
+
+# What the installed set depends on, beside the version of det_transfer and where it stands.
+INPUTS = (
+    "requirements/build.txt",
+    "requirements/lock.txt",
+    "requirements/detectron2.txt",
+    "setup.py",
+)
+
+
+class Stop(Exception):
+    """Why the set-up cannot go on: one line for the user."""
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    try:
+        set_up(ROOT)
+    except Stop as stop:
+        return _say_why(str(stop), 2)
+    except KeyboardInterrupt:
+        return _say_why("stopped; the same command goes on from here.", 130)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _say_why(_no_space(ROOT), 2)
+        if isinstance(error, PermissionError):
+            return _say_why("no permission to write {}".format(error.filename), 2)
+        raise
+    return 0
+
+
+def set_up(root: Path) -> None:
+    """Install whatever is missing under `root`; raise :class:`Stop` where that cannot be done."""
+    if is_done(root):
+        return
+    check_machine(root)
+    with _one_at_a_time():
+        if is_done(root):  # by the run that we waited for
+            return
+        begin = time.time()
+        for n, (what, step) in enumerate(STEPS, 1):
+            say("[{}/{}] {}".format(n, len(STEPS), what))
+            step(root)
+        shutil.rmtree(str(_temporary(root)))
+        _stamp(root).write_text(digest(root) + "\n")
+        say("Set up in {:.0f} s.".format(time.time() - begin))
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_why(line: str, code: int) -> int:
+    print("bootstrap: " + line, file=sys.stderr, flush=True)
+    return code
+
+
+# Is it done? -------------------------------------------------------------------------------------
+def digest(root: Path) -> str:
+    """What must be installed, as one sha256: the inputs, our version, and the place (`-e .`)."""
+    sha = hashlib.sha256(str(root).encode())
+    for name in INPUTS:
+        sha.update(hashlib.sha256((root / name).read_bytes()).digest())
+    version = re.search(r"__version__ = .*", (root / "det_transfer/__init__.py").read_text())
+    sha.update(version.group().encode() if version else b"")
+    return sha.hexdigest()
+
+
+def is_done(root: Path) -> bool:
+    stamp = _stamp(root)
+    return _python(root).exists() and stamp.exists() and stamp.read_text().strip() == digest(root)
+
+
+def _stamp(root: Path) -> Path:
+    return root / ".venv" / "bootstrap.done"
+
+
+def _unfinished(root: Path) -> Path:
+    """A file that is there while .venv itself is being made."""
+    return root / ".venv" / "bootstrap.unfinished"
+
+
+def _python(root: Path) -> Path:
+    return root / ".venv" / "bin" / "python"
+
+
+def _temporary(root: Path) -> Path:
+    return root / ".venv" / "tmp"
+
+
+# Can this machine do it? -------------------------------------------------------------------------
+def check_machine(root: Path) -> None:
+    """Raise :class:`Stop` for what can be known before anything is downloaded."""
+    if sys.platform != "linux":
+        raise Stop(
+            "the locked set is for Linux and this is {}. Where torch and Detectron2 are installed, "
+            "`pip install -e .` is enough.".format(sys.platform)
+        )
+    if not _venv_works(root):
+        check_python(sys.version_info[:3])
+        _check_venv_module()
+    check_disk(root)
+
+
+def check_python(version: Sequence[int]) -> None:
+    """Raise :class:`Stop` where `version` (major, minor, ...) is older than we support."""
+    if tuple(version[:2]) >= OLDEST:
+        return
+    newer = [name for name in NEWER if shutil.which(name) and _runs(name, "-c", "0")]
+    raise Stop(
+        "Python {} is too old, 3.10 or later is needed; {}: make PYTHON={} ...".format(
+            ".".join(map(str, version)),
+            "this machine has one" if newer else "install one and name it",
+            newer[0] if newer else NEWER[0],
+        )
+    )
+
+
+def _check_venv_module() -> None:
+    for module in ("venv", "ensurepip"):
+        if importlib.util.find_spec(module) is None:
+            raise Stop(
+                "{0} has no module {1}; on Debian and Ubuntu: sudo apt install "
+                "python{2}.{3}-venv".format(sys.executable, module, *sys.version_info[:2])
+            )
+
+
+def check_disk(root: Path) -> None:
+    """Raise :class:`Stop` where the disk cannot take what is still missing of the set."""
+    free = shutil.disk_usage(str(root)).free / 2**30
+    if free < PEAK_GIB and free < disk_needed(_size_gib(root / ".venv")):
+        raise Stop(_no_space(root))
+
+
+def disk_needed(have_gib: float) -> float:
+    """Free space (GiB) that the rest of the set needs where `have_gib` of it are installed."""
+    return max(0.0, 1 - have_gib / FULL_GIB) * PEAK_GIB
+
+
+def _size_gib(folder: Path) -> float:
+    files = (
+        os.path.join(where, name) for where, _, names in os.walk(str(folder)) for name in names
+    )
+    return sum(os.lstat(file).st_blocks * 512 for file in files) / 2**30
+
+
+def _no_space(root: Path) -> str:
+    return "not enough disk space for {}/.venv: {:.1f} GiB are needed, {:.1f} are free.".format(
+        root,
+        disk_needed(_size_gib(root / ".venv")),
+        shutil.disk_usage(str(root)).free / 2**30,
+    )
+
+
+# The steps ---------------------------------------------------------------------------------------
+def make_venv(root: Path) -> None:
+    """Make .venv, unless one that works is there. One that we left unfinished is made anew."""
+    venv = root / ".venv"
+    if _venv_works(root):
+        _heal(venv)
+    else:
+        _new_venv(root, venv)
+    # pip's temporary files: big, so on .venv's disk, and what a killed pip left there goes.
+    shutil.rmtree(str(_temporary(root)), ignore_errors=True)
+    _temporary(root).mkdir()
+
+
+def _venv_works(root: Path) -> bool:
+    code = "import pip._internal.cli.main, sys; sys.exit(sys.version_info < {})".format(OLDEST)
+    return not _unfinished(root).exists() and _runs(_python(root), "-c", code)
+
+
+def _new_venv(root: Path, venv: Path) -> None:
+    ours = _unfinished(root).exists() or _stamp(root).exists()
+    if venv.exists():
+        if any(venv.iterdir()) and not ours:
+            raise Stop(
+                "{0} has no Python 3.10 or later with a pip that works: rm -r {0}, "
+                "and run again".format(venv)
+            )
+        shutil.rmtree(str(venv))
+    venv.mkdir()
+    _unfinished(root).touch()
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", str(venv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    if made.returncode:
+        last = (made.stdout.strip().splitlines() or ["no reason given"])[-1]
+        raise Stop("{} -m venv {} failed: {}".format(sys.executable, venv, last))
+    _unfinished(root).unlink()
+
+
+def _heal(venv: Path) -> None:
+    """Make pip forget what a killed pip left half done, so that it installs that again.
+
+    pip writes INSTALLER last but for RECORD, and moves what it replaces to a name with ``~``.
+    """
+    for site in venv.glob("lib/python3*/site-packages"):
+        half = [info for info in site.glob("*.dist-info") if not (info / "INSTALLER").exists()]
+        for leftover in [*half, *site.glob("~*")]:
+            shutil.rmtree(str(leftover)) if leftover.is_dir() else leftover.unlink()
+
+
+def install_locked(root: Path) -> None:
+    # What builds goes first: three packages come as source alone (pure Python: fvcore, iopath,
+    # antlr4), and without build isolation all that they are built with is locked as well.
+    # The lock is complete, so pip has nothing to solve: --no-deps. It also lets the lock have
+    # opencv-python-headless for lvis, which asks for the one that needs libGL and X11.
+    for name in ("build.txt", "lock.txt"):
+        flags = "install --no-deps --no-build-isolation --require-hashes -r"
+        pip(root, flags, root / "requirements" / name)
+
+
+def install_detectron2(root: Path) -> None:
+    """Install the pinned Detectron2 as pure Python; one that is already there is left alone."""
+    if _runs(_python(root), "-c", _HAS_DETECTRON2):
+        say("      there already")
+        return
+    folder = _temporary(root) / "detectron2"
+    # The pin's wheel is tagged for CPython 3.10 because of a binary that we leave out.
+    any_python = "--implementation cp --python-version 3.10 --abi none --platform any"
+    flags = "download --no-deps --require-hashes --only-binary=:all: " + any_python
+    pip(root, flags + " -r", root / "requirements/detectron2.txt", "-d", folder)
+    (wheel,) = folder.glob("sal_detectron2-*.whl")
+    pip(root, "install -q --no-deps --no-index", repack(wheel, folder))
+
+
+# Importable, and not the files alone that a killed pip left in site-packages.
+_HAS_DETECTRON2 = """
+import importlib.metadata, importlib.util, sys
+spec = importlib.util.find_spec("detectron2")
+names = {d.metadata["Name"] for d in importlib.metadata.distributions()}
+whole = names & {"detectron2", "sal-detectron2"}
+sys.exit(not (spec and (whole or not (spec.origin or "").startswith(sys.prefix))))
+"""
+
+
+def install_package(root: Path) -> None:
+    pip(root, "install -q --no-deps --no-build-isolation --no-index -e", root)
+
+
+STEPS: Tuple[Tuple[str, Callable[[Path], None]], ...] = (
+    ("a virtual environment in .venv", make_venv),
+    ("the locked set (3 GB to download, 6 GB installed)", install_locked),
+    ("Detectron2", install_detectron2),
+    ("det_transfer itself", install_package),
+)
+
+
+def repack(wheel: Path, folder: Path) -> Path:
+    """Write Detectron2's Python files of `wheel` as a wheel that every Python takes.
+
+    Args:
+        wheel: ``sal_detectron2-<version>-cp310-none-any.whl``, upstream's files with a binary for
+            one Python and a stray top-level package ``tools``; both are left out.
+        folder: where to write ``detectron2-<version>-py3-none-any.whl``.
+    """
+    version = wheel.name.split("-")[1]
+    info = "detectron2-{}.dist-info".format(version)
+    target = folder / "detectron2-{}-py3-none-any.whl".format(version)
+    with zipfile.ZipFile(str(wheel)) as source:
+        files = {
+            name: source.read(name)
+            for name in source.namelist()
+            if name.startswith("detectron2/") and not name.endswith((".so", "/"))
+        }
+        licence = "sal_detectron2-{}.dist-info/LICENSE".format(version)
+        files[info + "/LICENSE"] = source.read(licence)
+    files[info + "/METADATA"] = _METADATA.format(version=version).encode()
+    files[info + "/WHEEL"] = _WHEEL.encode()
+    record = [
+        "{},sha256={},{}".format(
+            name,
+            base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode(),
+            len(data),
+        )
+        for name, data in files.items()
+    ]
+    files[info + "/RECORD"] = "\n".join([*record, info + "/RECORD,,", ""]).encode()
+    with zipfile.ZipFile(str(target), "w", zipfile.ZIP_DEFLATED) as out:
+        for name, data in files.items():
+            out.writestr(name, data)
+    return target
+
+
+_METADATA = """Metadata-Version: 2.1
+Name: detectron2
+Version: {version}
+Summary: Detectron2, pure Python
+Home-page: https://github.com/facebookresearch/detectron2
+License: Apache 2.0
+License-File: LICENSE
+Requires-Python: >=3.8
+
+Repacked from sal-detectron2 {version} without its compiled extension detectron2._C.
+"""
+
+_WHEEL = """Wheel-Version: 1.0
+Generator: det_transfer tools/bootstrap.py
+Root-Is-Purelib: true
+Tag: py3-none-any
+"""
+
+
+# pip ---------------------------------------------------------------------------------------------
+def pip(root: Path, flags: str, *files: object) -> None:
+    """Run the venv's pip: its progress to the terminal, its complaints as one line of ours.
+
+    Args:
+        flags: pip's command and options, as one string
+        files: what may hold spaces
+
+    Raises:
+        Stop: pip failed; its own log is ``.venv/pip.log``.
+    """
+    log = root / ".venv" / "pip.log"
+    command = [str(_python(root)), "-I", "-m", "pip", *flags.split(), *map(str, files)]
+    complaints: List[str] = []
+    # -I: neither the working folder nor PYTHONPATH counts as installed. PIP_* stay as they are.
+    with subprocess.Popen(
+        [*command, "--log", str(log)],
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        env=dict(os.environ, TMPDIR=str(_temporary(root))),
+        close_fds=False,  # pip holds our lock too: it may outlive us
+    ) as process:
+        for line in process.stderr or ():
+            if "Retrying" in line and not any("Retrying" in said for said in complaints):
+                say("      the package index does not answer, pip tries again ...")
+            complaints.append(line.strip())
+    if process.returncode:
+        raise Stop("{} pip's log: {}".format(_why(complaints, root), log))
+
+
+def _why(complaints: Sequence[str], root: Path) -> str:
+    """What pip's lines on stderr come down to."""
+    text = "\n".join(complaints)
+    for pattern, reason in _REASONS:
+        found = re.search(pattern, text, re.IGNORECASE)
+        if found:
+            return reason.format(*found.groups(), python="{}.{}".format(*sys.version_info))
+    if re.search("No space left on device", text):
+        return _no_space(root)
+    errors = [line for line in complaints if line.startswith("ERROR")] or ["pip failed."]
+    return errors[-1]
+
+
+_REASONS = (
+    (
+        r"do not match the hashes",
+        "a download differs from the locked one (a mirror or proxy changed it?).",
+    ),
+    (
+        r"connection broken|max retries|name resolution|network is unreachable|timed out"
+        r"|proxyerror|sslerror|connectionerror",
+        "no network: pip cannot reach the package index. Mend the network or the proxy, run again.",
+    ),
+    (
+        r"no matching distribution found for (\S+)",
+        "the package index has no {0} for this machine's Python {python}; another may do: "
+        "rm -r .venv; make PYTHON=python3.11 ...",
+    ),
+)
+
+
+# Small helpers -----------------------------------------------------------------------------------
+def _runs(*command: object) -> bool:
+    """Does the command end well? (A Python is isolated from the caller's environment.)"""
+    try:
+        words = [str(word) for word in command]
+        words.insert(1, "-I")
+        return not subprocess.run(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ).returncode
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait until no other set-up, nor a pip that one left behind, is at work on this checkout."""
+    import fcntl  # not on Windows, which gets its own line earlier
+
+    with open(os.path.abspath(__file__)) as lock:
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another set-up is at work here; waiting for it ...")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

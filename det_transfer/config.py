@@ -125,8 +125,10 @@ def _read_yaml(config_file: str) -> dict[str, Any]:
         raise UserError(f"config file {config_file} does not exist")
     try:
         loaded = CfgNode.load_yaml_with_base(config_file)
-    except (yaml.YAMLError, OSError, AssertionError, AttributeError) as error:
+    except (yaml.YAMLError, OSError, AssertionError, TypeError) as error:
         raise UserError(f"config file {config_file} cannot be read: {error}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"config file {config_file} cannot be read: it holds no keys")
     # Old Detectron2 files are renamed on merging, so only current ones can be checked by key.
     return dict(_leaves(loaded)) if loaded.get("VERSION", 2) == 2 else {}
 

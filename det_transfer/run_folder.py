@@ -162,13 +162,19 @@ class PredictionWriter:
     def _clear(self) -> None:
         self._n = 0
         self._images: list[int] = []
-        self._rows = {k: [] for k in ("image_id", "category_id", "score", "box")}
+        # An empty array first, so that a chunk without detections has its fields too.
+        self._rows = {
+            "image_id": [np.empty(0, np.int64)],
+            "category_id": [np.empty(0, np.int64)],
+            "score": [np.empty(0, np.float32)],
+            "box": [np.empty((0, 4), np.float32)],
+        }
         self._counts: list[bytes] = []
         self._sizes: list = []
 
     def _flush(self) -> None:
         fields = {"images": np.asarray(self._images, np.int64)}
-        fields |= {k: np.concatenate(v) for k, v in self._rows.items() if v}
+        fields |= {name: np.concatenate(arrays) for name, arrays in self._rows.items()}
         if self._counts:
             fields["rle_counts"] = np.frombuffer(b"".join(self._counts), np.uint8)
             fields["rle_ends"] = np.cumsum([len(c) for c in self._counts], dtype=np.int64)

@@ -6,7 +6,6 @@ trunk alone (timm, torchvision, a package, a local file); which of the two is se
 
 import logging
 import os
-import re
 from typing import Any
 
 import torch
@@ -128,7 +127,9 @@ class TransferCheckpointer(DetectionCheckpointer):
         if weights.heuristics:
             # Caffe2's names; Detectron2 knows how they read today.
             state = align_and_update_state_dicts(
-                trunk.state_dict(), dict(weights.state), c2_conversion=weights.heuristics == "Caffe2"
+                trunk.state_dict(),
+                dict(weights.state),
+                c2_conversion=weights.heuristics == "Caffe2",
             )
             weights = weights.with_state(state)
         report = load_trunk(trunk, weights, strict=self._mode == "frozen")

@@ -20,7 +20,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def precision_of(cfg: CfgNode) -> str:
-    """"fp32", "bf16", "fp16" or "auto", as SOLVER.AMP says."""
+    """ "fp32", "bf16", "fp16" or "auto", as SOLVER.AMP says."""
     return cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "fp32"
 
 

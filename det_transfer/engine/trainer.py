@@ -97,7 +97,11 @@ class StepTrainer(SimpleTrainer):
         )
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "precision": self.precision, "scaler": self.scaler.state_dict()}
+        return {
+            **super().state_dict(),
+            "precision": self.precision,
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
@@ -170,7 +174,9 @@ class TransferTrainer(DefaultTrainer):
                 )
             )
         if comm.is_main_process():
-            result.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+            result.append(
+                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+            )
         # After the checkpointer: where evaluation fails, the weights are there to look at.
         result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._test_and_keep))
         # The record counts evaluation too; the writers come last to write what all others put.

@@ -1,0 +1,142 @@
+"""Reading and checking configs: every mistake is one clear line, all of them at once."""
+
+import pytest
+
+from det_transfer.config import (
+    add_det_transfer_config,
+    differences,
+    load_config,
+    scale_learning_rate,
+    validate,
+)
+from det_transfer.errors import UserError, nearest
+
+
+def write(tmp_path, text, name="config.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_stock_values_are_untouched():
+    from detectron2.config import get_cfg
+
+    ours = get_cfg()
+    add_det_transfer_config(ours)
+    stock = get_cfg()
+    changed = {key for key, before, _ in differences(ours, stock) if before is not None}
+    assert changed == set()
+
+
+def test_misspelt_keys_are_all_named_with_the_nearest(tmp_path):
+    path = write(tmp_path, "MODEL:\n  WEIGHT: x\nSOLVER:\n  BASELR: 0.1\n  MAX_ITER: 5\n")
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2
+    assert "MODEL.WEIGHT;" in lines[0]
+    assert "MODEL.WEIGHTS" in lines[0]
+    assert "SOLVER.BASE_LR" in lines[1]
+    assert path in lines[0]
+
+
+def test_misspelt_key_on_the_command_line():
+    with pytest.raises(UserError, match=r"command line: .*SOLVER\.MAX_ITR.*SOLVER\.MAX_ITER"):
+        load_config(None, ["SOLVER.MAX_ITR", "5"])
+
+
+def test_misspelt_key_in_a_base_file(tmp_path):
+    write(tmp_path, "MODEL:\n  TIMM:\n    NAM: resnet18\n", "base.yaml")
+    path = write(tmp_path, "_BASE_: base.yaml\n")
+    with pytest.raises(UserError, match=r"MODEL\.TIMM\.NAM;.*MODEL\.TIMM\.NAME"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SOLVER:\n  MAX_ITER: many\n", "MAX_ITER"),
+        ("a: [\n", "cannot be read"),
+        ("just words\n", "cannot be read"),
+        ("_BASE_: nowhere.yaml\n", "cannot be read"),
+    ],
+)
+def test_broken_files(tmp_path, text, expected):
+    with pytest.raises(UserError, match=expected):
+        load_config(write(tmp_path, text))
+
+
+def test_missing_file_and_odd_options():
+    with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
+        load_config("nowhere.yaml")
+    with pytest.raises(UserError, match="pairs"):
+        load_config(None, ["SOLVER.MAX_ITER"])
+
+
+def test_explicit_keys_come_from_file_base_and_command_line(tmp_path):
+    write(tmp_path, "SOLVER:\n  MAX_ITER: 7\n", "base.yaml")
+    path = write(tmp_path, "_BASE_: base.yaml\nSEED: 3\n")
+    config = load_config(path, ["MODEL.WEIGHTS", "x"])
+    assert config.explicit == {"SOLVER.MAX_ITER", "SEED", "MODEL.WEIGHTS"}
+    assert config.on_command_line == {"MODEL.WEIGHTS"}
+    assert differences(config.cfg, config.from_file) == [("MODEL.WEIGHTS", "", "x")]
+
+
+@pytest.mark.parametrize(
+    ("opts", "rate", "says"),
+    [
+        (["SOLVER.IMS_PER_BATCH", "4"], 0.02, "0.08 for batch 16 becomes 0.02"),
+        (["SOLVER.IMS_PER_BATCH", "16"], 0.08, None),
+        (["SOLVER.IMS_PER_BATCH", "4", "SOLVER.BASE_LR", "0.5"], 0.5, "as given"),
+    ],
+)
+def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
+    path = write(tmp_path, "SOLVER:\n  BASE_LR: 0.08\n  REFERENCE_BATCH: 16\n")
+    config = load_config(path, opts)
+    line = scale_learning_rate(config)
+    assert pytest.approx(rate) == config.cfg.SOLVER.BASE_LR
+    assert (says in line) if says else line is None
+    # A config saved after scaling is not scaled again.
+    assert scale_learning_rate(config) is None
+    assert pytest.approx(rate) == config.cfg.SOLVER.BASE_LR
+
+
+@pytest.mark.parametrize(
+    ("opts", "expected"),
+    [
+        (["SOLVER.AMP.DTYPE", "fp8"], r"SOLVER\.AMP\.DTYPE is 'fp8'"),
+        (["SOLVER.IMS_PER_BATCH", "0"], r"SOLVER\.IMS_PER_BATCH is 0"),
+        (["SOLVER.STEPS", "(5, 3)"], r"SOLVER\.STEPS"),
+        (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "needs CUDA"),
+        (["MODEL.REUSE.MODE", "frozen"], r"MODEL\.WEIGHTS is empty"),
+        (
+            ["MODEL.REUSE.MODE", "frozen", "MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "2"],
+            "contradicts",
+        ),
+        (["INPUT.LSJ.ENABLED", "True", "INPUT.CROP.ENABLED", "True"], "both on"),
+        (["INPUT.LSJ.MIN_SCALE", "3.0"], "MIN_SCALE"),
+        (["DATASETS.CUSTOM", "[['a', 'b']]"], r"\[name, json file, image folder\]"),
+        (["MODEL.TRUNK.NAME", "build_timm_backbone"], r"MODEL\.TIMM\.NAME is empty"),
+    ],
+)
+def test_contradictions(opts, expected):
+    config = load_config(None, opts)
+    with pytest.raises(UserError, match=expected):
+        validate(config.cfg, config.explicit)
+
+
+def test_all_problems_at_once():
+    config = load_config(None, ["SOLVER.AMP.DTYPE", "fp8", "SOLVER.MAX_ITER", "-1"])
+    with pytest.raises(UserError) as error:
+        validate(config.cfg, config.explicit)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_random_frozen_trunk_can_be_asked_for():
+    config = load_config(None, ["MODEL.REUSE.MODE", "frozen", "MODEL.WEIGHTS", ""])
+    validate(config.cfg, config.explicit)
+
+
+def test_nearest_is_empty_where_nothing_is_near():
+    assert nearest("SOLVER.MAX_ITR", ["SOLVER.MAX_ITER", "SEED"]) == ["SOLVER.MAX_ITER"]
+    assert nearest("zebra", ["SOLVER.MAX_ITER"]) == []

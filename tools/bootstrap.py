@@ -29,8 +29,8 @@ OLDEST = (3, 10)
 NEWER = ("python3.13", "python3.12", "python3.11", "python3.10")  # tried in this order
 
 # GiB, measured on x86_64: the full .venv, and the most that is in use while it is being filled
-# (.venv, the downloads that pip unpacks from, pip's cache of them).
-FULL_GIB = 6.2
+# (.venv, 3 GiB of downloads that pip unpacks from, as much again in pip's cache).
+FULL_GIB = 6.0
 PEAK_GIB = 12.0
 
 # What the installed set depends on, beside the version of det_transfer and where it stands.
@@ -76,6 +76,7 @@ def set_up(root: Path) -> None:
             say("[{}/{}] {}".format(n, len(STEPS), what))
             step(root)
         shutil.rmtree(str(_temporary(root)))
+        _log(root).unlink()
         _stamp(root).write_text(digest(root) + "\n")
         say("Set up in {:.0f} s.".format(time.time() - begin))
 
@@ -120,6 +121,11 @@ def _python(root: Path) -> Path:
 
 def _temporary(root: Path) -> Path:
     return root / ".venv" / "tmp"
+
+
+def _log(root: Path) -> Path:
+    """pip's own log, there until the set-up ends well."""
+    return root / ".venv" / "pip.log"
 
 
 # Can this machine do it? -------------------------------------------------------------------------
@@ -348,14 +354,13 @@ def pip(root: Path, flags: str, *files: object) -> None:
         files: what may hold spaces
 
     Raises:
-        Stop: pip failed; its own log is ``.venv/pip.log``.
+        Stop: pip failed; the line names pip's own log.
     """
-    log = root / ".venv" / "pip.log"
     command = [str(_python(root)), "-I", "-m", "pip", *flags.split(), *map(str, files)]
     complaints: List[str] = []
     # -I: neither the working folder nor PYTHONPATH counts as installed. PIP_* stay as they are.
     with subprocess.Popen(
-        [*command, "--log", str(log)],
+        [*command, "--log", str(_log(root))],
         stderr=subprocess.PIPE,
         universal_newlines=True,
         env=dict(os.environ, TMPDIR=str(_temporary(root))),
@@ -366,7 +371,7 @@ def pip(root: Path, flags: str, *files: object) -> None:
                 say("      the package index does not answer, pip tries again ...")
             complaints.append(line.strip())
     if process.returncode:
-        raise Stop("{} pip's log: {}".format(_why(complaints, root), log))
+        raise Stop("{} pip's log: {}".format(_why(complaints, root), _log(root)))
 
 
 def _why(complaints: Sequence[str], root: Path) -> str:

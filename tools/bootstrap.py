@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Callable, Iterator, List, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
-OLDEST = (3, 10)
-NEWER = ("python3.13", "python3.12", "python3.11", "python3.10")  # tried in this order
+OLDEST, NEWEST = (3, 10), (3, 14)  # the Pythons that every locked package has a wheel for
+KNOWN = ["python3.{}".format(minor) for minor in (12, 13, 14, 11, 10)]  # proposed in this order
 
 # GiB, measured on x86_64: the full .venv, and the most that is in use while it is being filled
 # (.venv, 3 GiB of downloads that pip unpacks from, as much again in pip's cache).
@@ -143,15 +143,16 @@ def check_machine(root: Path) -> None:
 
 
 def check_python(version: Sequence[int]) -> None:
-    """Raise :class:`Stop` where `version` (major, minor, ...) is older than we support."""
-    if tuple(version[:2]) >= OLDEST:
+    """Raise :class:`Stop` where the locked set is not for Python `version` (major, minor, ...)."""
+    if OLDEST <= tuple(version[:2]) <= NEWEST:
         return
-    newer = [name for name in NEWER if shutil.which(name) and _runs(name, "-c", "0")]
+    here = [name for name in KNOWN if shutil.which(name) and _runs(name, "-c", "0")]
     raise Stop(
-        "Python {} is too old, 3.10 or later is needed; {}: make PYTHON={} ...".format(
+        "Python {} is too {}: the locked set is for 3.10 to 3.14; {}: make PYTHON={} ...".format(
             ".".join(map(str, version)),
-            "this machine has one" if newer else "install one and name it",
-            newer[0] if newer else NEWER[0],
+            "old" if tuple(version[:2]) < OLDEST else "new",
+            "this machine has one" if here else "install one and name it",
+            [*here, KNOWN[0]][0],
         )
     )
 
@@ -206,7 +207,8 @@ def make_venv(root: Path) -> None:
 
 
 def _venv_works(root: Path) -> bool:
-    code = "import pip._internal.cli.main, sys; sys.exit(sys.version_info < {})".format(OLDEST)
+    code = "import pip._internal.cli.main, sys; sys.exit(not {} <= sys.version_info[:2] <= {})"
+    code = code.format(OLDEST, NEWEST)
     return not _unfinished(root).exists() and _runs(_python(root), "-c", code)
 
 
@@ -215,7 +217,7 @@ def _new_venv(root: Path, venv: Path) -> None:
     if venv.exists():
         if any(venv.iterdir()) and not ours:
             raise Stop(
-                "{0} has no Python 3.10 or later with a pip that works: rm -r {0}, "
+                "{0} has no Python of 3.10 to 3.14 with a pip that works: rm -r {0}, "
                 "and run again".format(venv)
             )
         shutil.rmtree(str(venv))

@@ -61,20 +61,24 @@ def test_an_old_python_can_read_it():
     assert names <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("version", [(3, 10, 0), (3, 13, 1), (4, 0, 0)])
-def test_python_new_enough(bootstrap, version):
+@pytest.mark.parametrize("version", [(3, 10, 0), (3, 11, 2), (3, 14, 1)])
+def test_python_that_the_lock_knows(bootstrap, version):
     bootstrap.check_python(version)
 
 
-@pytest.mark.parametrize("version", [(2, 7, 18), (3, 6, 15), (3, 9, 18)])
-def test_python_too_old(bootstrap, version, monkeypatch):
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [((2, 7, 18), "old"), ((3, 6, 15), "old"), ((3, 9, 18), "old"), ((3, 15, 0), "new")],
+)
+def test_python_too_old_or_too_new(bootstrap, version, why, monkeypatch):
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
-    with pytest.raises(bootstrap.Stop, match=r"^Python \d\.\d+\.\d+ is too old.*make PYTHON="):
+    line = rf"^Python \d\.\d+\.\d+ is too {why}.*install one and name it: make PYTHON="
+    with pytest.raises(bootstrap.Stop, match=line):
         bootstrap.check_python(version)
 
 
-def test_python_too_old_names_one_that_is_here(bootstrap, monkeypatch):
-    monkeypatch.setattr(bootstrap, "NEWER", ("python9.9", "python9.8", "python9.7"))
+def test_the_wrong_python_names_one_that_is_here(bootstrap, monkeypatch):
+    monkeypatch.setattr(bootstrap, "KNOWN", ("python9.9", "python9.8", "python9.7"))
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: name != "python9.9")
     monkeypatch.setattr(bootstrap, "_runs", lambda name, *_: name == "python9.7")
     with pytest.raises(bootstrap.Stop, match=r"has one: make PYTHON=python9\.7 "):

@@ -8,6 +8,7 @@ A check that fails raises an ``AssertionError`` that says what was found and wha
 """
 
 import colorsys
+import copy
 import json
 import math
 import os
@@ -188,14 +189,17 @@ def check_backbone(
         if size[0] % unit or size[1] % unit:
             raise ValueError(f"size {size}: images are padded to multiples of {unit} pixels")
     sizes = sizes or [(2 * unit, 3 * unit), (3 * unit, 5 * unit), (unit, 4 * unit)]
+    # On a copy, in training as it is there: statistics move, some layers differ between modes.
+    learner = copy.deepcopy(backbone).train()
     was_training = backbone.training
     backbone.eval()
     try:
         for size in sizes:
             _check_outputs(backbone, shapes, size, in_channels)
-        _check_gradient(backbone, sizes[0], in_channels)
     finally:
         backbone.train(was_training)
+    with torch.random.fork_rng():
+        _check_gradient(learner, sizes[0], in_channels)
 
 
 def _check(condition: bool, message: str) -> None:

@@ -169,27 +169,24 @@ def _check_venv_module() -> None:
 def check_disk(root: Path) -> None:
     """Raise :class:`Stop` where the disk cannot take what is still missing of the set."""
     free = shutil.disk_usage(str(root)).free / 2**30
-    if free < PEAK_GIB and free < disk_needed(_size_gib(root / ".venv")):
+    if free < PEAK_GIB and free < disk_needed(root):
         raise Stop(_no_space(root))
 
 
-def disk_needed(have_gib: float) -> float:
-    """Free space (GiB) that the rest of the set needs where `have_gib` of it are installed."""
-    return max(0.0, 1 - have_gib / FULL_GIB) * PEAK_GIB
-
-
-def _size_gib(folder: Path) -> float:
+def disk_needed(root: Path) -> float:
+    """The most (GiB) that is in use, beside what is installed, while the rest is installed."""
     files = (
-        os.path.join(where, name) for where, _, names in os.walk(str(folder)) for name in names
+        os.path.join(where, name)
+        for where, _, names in os.walk(str(root / ".venv" / "lib"))
+        for name in names
     )
-    return sum(os.lstat(file).st_blocks * 512 for file in files) / 2**30
+    have = sum(os.lstat(file).st_blocks * 512 for file in files) / 2**30
+    return max(0.0, 1 - have / FULL_GIB) * PEAK_GIB
 
 
 def _no_space(root: Path) -> str:
     return "not enough disk space for {}/.venv: {:.1f} GiB are needed, {:.1f} are free.".format(
-        root,
-        disk_needed(_size_gib(root / ".venv")),
-        shutil.disk_usage(str(root)).free / 2**30,
+        root, disk_needed(root), shutil.disk_usage(str(root)).free / 2**30
     )
 
 
@@ -379,12 +376,12 @@ def pip(root: Path, flags: str, *files: object) -> None:
 def _why(complaints: Sequence[str], root: Path) -> str:
     """What pip's lines on stderr come down to."""
     text = "\n".join(complaints)
+    if "No space left on device" in text:  # pip may also call that a broken connection
+        return _no_space(root)
     for pattern, reason in _REASONS:
         found = re.search(pattern, text, re.IGNORECASE)
         if found:
-            return reason.format(*found.groups(), python="{}.{}".format(*sys.version_info))
-    if re.search("No space left on device", text):
-        return _no_space(root)
+            return reason.format(*found.groups(), machine=os.uname().machine)
     errors = [line for line in complaints if line.startswith("ERROR")] or ["pip failed."]
     return errors[-1]
 
@@ -401,8 +398,7 @@ _REASONS = (
     ),
     (
         r"no matching distribution found for (\S+)",
-        "the package index has no {0} for this machine's Python {python}; another may do: "
-        "rm -r .venv; make PYTHON=python3.11 ...",
+        "the package index has no {0} for this machine ({machine}); is it a whole mirror of PyPI?",
     ),
 )
 

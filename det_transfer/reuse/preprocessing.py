@@ -74,7 +74,6 @@ def check_preprocessing(expected: Preprocessing, found: Preprocessing) -> str | 
 
 
 def _numbers(values: tuple[float, ...]) -> str:
-    # A decimal point in each: yacs does not take an int for a float in a list.
     return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
 
 
@@ -82,7 +81,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 # ImageNet mean and std in RGB. Source: torchvision.transforms._presets.ImageClassification.
 TORCHVISION = Preprocessing("RGB", (123.675, 116.280, 103.530), (58.395, 57.120, 57.375))
-# Source: detectron2/config/defaults.py, comment on PIXEL_STD ("MSRA models, std is absorbed").
+# Source: detectron2/config/defaults.py, MODEL.PIXEL_MEAN and PIXEL_STD with their comments.
 MSRA = Preprocessing("BGR", (103.530, 116.280, 123.675), (1.0, 1.0, 1.0))
 # Source: detectron2 configs/COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml.
 FAIR_RESNEXT = Preprocessing("BGR", (103.530, 116.280, 123.675), (57.375, 57.120, 58.395))

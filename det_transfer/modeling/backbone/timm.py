@@ -59,7 +59,7 @@ class TimmBackbone(Backbone):
         self._out_features = sorted(set(out_features), key=stride_of.get)
         self._out_feature_strides = {f: stride_of[f] for f in self._out_features}
         indices = tuple(info[stride] for stride in self._out_feature_strides.values())
-        self.name = name
+        self.timm_name = name
         self.net = _create(name, options, out_indices=indices)
         channels = self.net.feature_info.channels()
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
@@ -100,7 +100,7 @@ class TimmBackbone(Backbone):
             except (RuntimeError, AssertionError, IndexError, ValueError, TypeError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(
-                    f"{_KEY} {self.name} cannot serve: it does not take images of "
+                    f"{_KEY} {self.timm_name} cannot serve: it does not take images of "
                     f"{height} x {width} px ({reason}); a detector needs a model that takes any "
                     f"multiple of {unit}"
                 ) from error
@@ -109,8 +109,8 @@ class TimmBackbone(Backbone):
                 expected = (spec.channels, height // spec.stride, width // spec.stride)
                 if found != expected:
                     raise UserError(
-                        f"{_KEY} {self.name} cannot serve: its {name} is {found} for images of "
-                        f"{height} x {width} px, where stride {spec.stride} makes {expected}"
+                        f"{_KEY} {self.timm_name} cannot serve: for images of {height} x {width} "
+                        f"px its {name} is {found}, where stride {spec.stride} makes {expected}"
                     )
         self.train(was_training)
 

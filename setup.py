@@ -27,12 +27,12 @@ setup(
     packages=find_packages(include=["det_transfer", "det_transfer.*"]),
     # timm asks for torch and torchvision, without a version; those that are there stay.
     install_requires=[
-        "fvcore",
         "hotcoco",
         "numpy",
         "pillow",
         "pycocotools",
         "safetensors",
+        "tabulate",
         "timm>=1.0",
         "tqdm",
     ],
@@ -44,7 +44,6 @@ setup(
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3 :: Only",
         "Topic :: Scientific/Engineering :: Image Recognition",

@@ -1,5 +1,7 @@
 """setup.py, the locks and what a tracked file must not hold."""
 
+import ast
+import json
 import re
 import subprocess
 import sys
@@ -28,8 +30,6 @@ exec(compile(open("setup.py").read(), "setup.py", "exec"), {{"__file__": "setup.
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    import json
-
     return json.loads(ran.stdout.splitlines()[-1])
 
 
@@ -54,6 +54,26 @@ def test_version_is_in_the_changelog(described):
 def test_setup_asks_for_nothing_that_pip_cannot_choose(described):
     assert not names(described["install_requires"]) & {"torch", "torchvision", "detectron2"}
     assert described["python_requires"] == ">=3.10"
+
+
+PROJECT = {"PIL": "pillow", "yaml": "pyyaml"}  # where the import has another name
+THEIRS = {"torch", "torchvision", "detectron2"}  # that a user has; and what Detectron2 brings:
+THEIRS |= {"pyyaml", "fvcore", "iopath", "omegaconf", "yacs"}
+
+
+def test_setup_asks_for_whatever_the_package_imports(described):
+    """At the top of a file; what is imported where it is needed is an extra."""
+    imported = set()
+    for path in (ROOT / "det_transfer").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    imported -= {"det_transfer", *sys.stdlib_module_names}
+    assert "numpy" in imported
+    projects = {PROJECT.get(name, name) for name in imported}
+    assert projects - THEIRS <= names(described["install_requires"])
 
 
 def test_setup_takes_our_package_alone(described):

@@ -20,10 +20,12 @@ import functools
 import importlib.metadata
 import importlib.util
 import io
+import json
 import types
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +42,7 @@ __all__ = [
     "Detections",
     "HotcocoBackend",
     "ReferenceBackend",
+    "import_lvis",
     "load_backend",
 ]
 
@@ -152,12 +155,24 @@ class HotcocoBackend:
         self.name = f"hotcoco {hotcoco.__version__}"
         self._hotcoco = hotcoco
         self._lvis = protocol == "lvis"
-        self._gt = hotcoco.COCO(json_file)
+        self._gt = self._read(json_file)
         crowds = self._gt.get_ann_ids(iscrowd=True) if self._lvis else []
         if crowds:  # lvis knows no crowds: their annotations count as any other
             self._gt.update_anns([{"id": i, "iscrowd": 0} for i in crowds])
         self.images = self._gt.imgs
         self.categories = _by_id(self._gt.cats)
+
+    def _read(self, json_file: str) -> Any:
+        try:
+            return self._hotcoco.COCO(json_file)
+        except ValueError:
+            # It insists on types in parts that no evaluation reads; Detectron2's own converter
+            # writes "licenses": null.
+            content = json.loads(Path(json_file).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise
+            kept = ("images", "categories", "annotations")
+            return self._hotcoco.COCO({key: content[key] for key in kept if key in content})
 
     @functools.cached_property
     def num_instances(self) -> dict[int, int]:
@@ -209,11 +224,14 @@ class ReferenceBackend:
         self._lvis = protocol == "lvis"
         package = "lvis" if self._lvis else "pycocotools"
         self.name = f"{package} {importlib.metadata.version(package)}"
-        load = _import_lvis().LVIS if self._lvis else _import_pycocotools()[0].COCO
+        load = import_lvis().LVIS if self._lvis else _import_pycocotools()[0].COCO
         with contextlib.redirect_stdout(io.StringIO()):
             self._gt = load(json_file)
         for annotation in self._gt.dataset["annotations"]:
             annotation.setdefault("iscrowd", 0)  # LVIS has none, pycocotools insists on it
+        for image in self._gt.dataset["images"] if self._lvis else ():
+            image.setdefault("neg_category_ids", [])
+            image.setdefault("not_exhaustive_category_ids", [])
         self._renumber_zero()
         self.images = self._gt.imgs
         self.categories = _by_id(self._gt.cats)
@@ -262,7 +280,7 @@ class ReferenceBackend:
         return evaluation.eval
 
     def _run_lvis(self, found: list[dict], task: str, max_dets: tuple[int, ...]) -> dict:
-        lvis = _import_lvis()
+        lvis = import_lvis()
         if found:
             found = lvis.LVISResults(self._gt, found, max_dets=max_dets[-1])
         else:  # LVISResults looks at the first detection
@@ -316,7 +334,7 @@ def load_backend(name: str, json_file: str, protocol: str) -> Backend:
 
 def _common_keys(annotations: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """The keys with a value in all of `annotations`."""
-    found = [{k for k, v in a.items() if v is not None} for a in annotations]
+    found = [{k for k, v in a.items() if v is not None and v != []} for a in annotations]
     return frozenset(set.intersection(*found)) if found else frozenset()
 
 
@@ -331,7 +349,7 @@ def _import_pycocotools() -> tuple[Any, Any]:
 
 
 @functools.cache
-def _import_lvis() -> Any:
+def import_lvis() -> Any:
     """lvis, its evaluation given the ``np.float`` that NumPy 1.24 dropped (NumPy is not touched).
 
     Source: lvis 0.5.3, eval.py, LVISEval.accumulate; mended on its main in 2024, not released.

@@ -1,3 +1,12 @@
-"""det_transfer: reuse pretrained backbones properly in Detectron2, and measure what it brings."""
+"""det_transfer: reuse pretrained backbones properly in Detectron2, and measure what it brings.
+
+Importing the package registers its parts with Detectron2. Where torch or Detectron2 is missing it
+imports all the same, so that :mod:`det_transfer.report` works from a run folder alone.
+"""
+
+import importlib.util
 
 __version__ = "0.1.0"
+
+if all(importlib.util.find_spec(name) for name in ("torch", "detectron2")):
+    from . import modeling  # noqa: F401 - only registration

@@ -6,6 +6,7 @@ trunk alone (timm, torchvision, a package, a local file); which of the two is se
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,15 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..errors import UserError
-from ..reuse import Preprocessing, Weights, check_preprocessing, load_trunk, read_weights, trunk_of
+from ..reuse import (
+    Preprocessing,
+    Weights,
+    check_preprocessing,
+    load_trunk,
+    read_checkpoint,
+    read_weights,
+    trunk_of,
+)
 from ..run_folder import replacing
 
 __all__ = ["TransferCheckpointer"]
@@ -49,6 +58,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         )
         self.origin = "random initialisation"
         self.whole_model = False
+        self._strict = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save under a temporary name and rename: a checkpoint that is there is whole."""
@@ -89,7 +99,7 @@ class TransferCheckpointer(DetectionCheckpointer):
             raise UserError(f"MODEL.WEIGHTS {path} does not exist")
         weights = read_weights(path, fetch=PathManager.get_local_path, trunk=self._trunk())
         if not self._is_detector(weights):
-            if self._mode == "" and _detectron2_reads(weights):
+            if self._mode == "" and not hasattr(self._trunk(), "timm_name"):
                 return super().load(path, checkpointables)  # Detectron2 as it is
             self._load_trunk(weights)
             return {}
@@ -100,7 +110,17 @@ class TransferCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # Never through an open unpickler: what comes from elsewhere could run code.
-        return read_checkpoint(filename)
+        content = read_checkpoint(Path(filename), source=self.origin)
+        if "model" not in content and filename.endswith(".pkl"):
+            # As Detectron2 takes it: a file of Caffe2's, whose detectors lie under "blobs".
+            blobs = content.get("blobs", content)
+            model = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
+            content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+        elif "model" not in content:
+            content = {"model": content}
+        if "matching_heuristics=True" in self._parsed_url_during_load.query:
+            content["matching_heuristics"] = True
+        return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)

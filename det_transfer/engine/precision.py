@@ -16,6 +16,9 @@ __all__ = ["AUTO", "autocast", "choose", "precision_of"]
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+# Slower by this factor in the first step, which also pays for warming up, is slower for good.
+_HOPELESS = 4.0
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,20 +55,17 @@ def choose(
     with torch.random.fork_rng(devices):
         for _ in range(rounds + 1):
             for name, times in seconds.items():
-                start = time.perf_counter()
-                with autocast(name, device):
-                    total = loss()
-                total.backward()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                times.append(time.perf_counter() - start)
-                model.zero_grad(set_to_none=True)
+                times.append(_step_seconds(model, loss, name, device))
+            # A CPU without bf16 instructions needs ten times as long: no need to see it again.
+            # All processes must agree; the first one's clock decides.
+            medians = comm.all_gather(
+                {n: statistics.median(t[-rounds:]) for n, t in seconds.items()}
+            )[0]
+            if max(medians.values()) > _HOPELESS * min(medians.values()):
+                break
     with torch.no_grad():
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
-    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
-    # All processes must agree; the first one's clock decides.
-    medians = comm.all_gather(medians)[0]
     chosen = min(medians, key=medians.get)
     logger.info(
         "Precision %s: a step takes %.3f s in bf16 and %.3f s in fp32",
@@ -74,3 +74,17 @@ def choose(
         medians["fp32"],
     )
     return chosen
+
+
+def _step_seconds(
+    model: nn.Module, loss: Callable[[], torch.Tensor], precision: str, device: torch.device
+) -> float:
+    start = time.perf_counter()
+    with autocast(precision, device):
+        total = loss()
+    total.backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    model.zero_grad(set_to_none=True)
+    return seconds

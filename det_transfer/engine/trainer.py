@@ -70,9 +70,7 @@ class StepTrainer(SimpleTrainer):
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        with autocast(self.precision, self.device):
-            losses = self.model(batch)
-        total = sum(losses.values())
+        losses, total = self._losses(batch)
         self._check_finite(total, losses, batch)
         self.optimizer.zero_grad()
         self.scaler.scale(total).backward()
@@ -80,6 +78,15 @@ class StepTrainer(SimpleTrainer):
         self._write_metrics(losses, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The losses by name and their sum, which is NaN where the model itself gave up."""
+        try:
+            with autocast(self.precision, self.device):
+                losses = self.model(batch)
+        except FloatingPointError:  # Detectron2's proposal generator on boxes that are not finite
+            return {}, torch.tensor(torch.nan, device=self.device)
+        return losses, sum(losses.values())
 
     def _check_finite(self, total: torch.Tensor, losses: dict, batch: list[dict]) -> None:
         """Stop on all processes before the step is taken if one of them has lost its loss."""
@@ -90,6 +97,7 @@ class StepTrainer(SimpleTrainer):
             return
         files = [str(sample.get("file_name", sample.get("image_id"))) for sample in batch]
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+        values = values or "the proposals are not"
         raise UserError(
             f"the loss is not finite at iteration {self.iter} ({values}); the batch was "
             f"{', '.join(files)}. Most often SOLVER.BASE_LR is too high (SOLVER.CLIP_GRADIENTS "
@@ -155,7 +163,7 @@ class TransferTrainer(DefaultTrainer):
     def build_checkpointer(
         cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any
     ) -> TransferCheckpointer:
-        return TransferCheckpointer(model, cfg.OUTPUT_DIR, **checkpointables)
+        return TransferCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg, **checkpointables)
 
     def build_hooks(self) -> list[HookBase]:
         cfg = self.cfg

@@ -1,6 +1,8 @@
 """tools/bootstrap.py, without a network and without installing anything."""
 
 import ast
+import base64
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -265,6 +267,8 @@ def test_the_steps_in_order_then_the_stamp(bootstrap, root, venv, monkeypatch):
         venv,
         """
         if "-c" in sys.argv: sys.exit("distributions" in sys.argv[-1])  # no Detectron2 yet
+        import os
+        assert os.path.samefile(os.environ["TMPDIR"], os.path.dirname(sys.argv[0]) + "/../tmp")
         log = sys.argv[sys.argv.index("--log") + 1]
         for name in (log, log + ".kept"):
             with open(name, "a") as file:
@@ -272,7 +276,7 @@ def test_the_steps_in_order_then_the_stamp(bootstrap, root, venv, monkeypatch):
         if "download" in sys.argv:
             import zipfile
             folder = sys.argv[sys.argv.index("-d") + 1]
-            import os; os.makedirs(folder)
+            os.makedirs(folder)
             with zipfile.ZipFile(folder + "/sal_detectron2-0.7-cp310-none-any.whl", "w") as wheel:
                 wheel.writestr("detectron2/__init__.py", "")
                 wheel.writestr("sal_detectron2-0.7.dist-info/LICENSE", "")
@@ -351,6 +355,14 @@ def test_repack_keeps_python_and_licence_alone(bootstrap, source_wheel, tmp_path
         ]
         assert files.read("detectron2/__init__.py") == b"__version__ = '0.7.2'\n"
         assert files.read("detectron2-0.7.2.dist-info/LICENSE") == b"Apache\n"
+        record = files.read("detectron2-0.7.2.dist-info/RECORD").decode().splitlines()
+        for name, digest, size in (line.split(",") for line in record[:-1]):
+            sha = base64.urlsafe_b64encode(hashlib.sha256(files.read(name)).digest()).decode()
+            assert (digest, int(size)) == (
+                f"sha256={sha.rstrip('=')}",
+                files.getinfo(name).file_size,
+            )
+        assert record[-1] == "detectron2-0.7.2.dist-info/RECORD,,"
 
 
 def test_pip_takes_the_repacked_wheel(bootstrap, source_wheel, tmp_path):

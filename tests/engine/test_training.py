@@ -44,7 +44,7 @@ def test_run_folder_after_training(train, tmp_path):
     assert record["peak_memory_bytes"]["host"] > 1e8
     assert record["results"]["bbox"].keys() >= {"AP", "AP50", "APs"}
     assert any(row["trainable"] == 0 and row["parameters"] > 0 for row in record["reuse"])
-    assert run_folder.read_metrics(run)[-1]["iteration"] == 3
+    assert run_folder.read_metrics(run)[-1]["iteration"] == 4  # the evaluation after the last step
     assert (run / "eval" / "tiny" / "results.json").is_file()
     assert (run / "model_final.pth").is_file()
     assert "NUM_CLASSES: 3" in (run / "config.yaml").read_text()

@@ -1,0 +1,83 @@
+"""Who may import whom, read from the imports themselves (docs/architecture.md shows the picture)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "det_transfer"
+BASE = {"errors", "run_folder", "config"}
+
+# Room -> the rooms of the package that it may import. A file of engine/ has a line of its own.
+ALLOWED = {
+    "errors": set(),
+    "run_folder": set(),
+    "config": {"errors"},
+    "reuse": BASE,
+    "data": BASE | {"reuse"},
+    "modeling": BASE | {"reuse"},
+    "evaluation": BASE | {"reuse", "data", "modeling"},
+    "engine": BASE | {"reuse"},
+    "engine.detection": BASE | {"reuse", "data", "modeling", "evaluation", "engine"},
+    "classification": BASE | {"reuse", "engine"},
+    "report": {"errors", "run_folder"},
+    "testing": {"errors"},
+}
+# Room -> packages that it must do without.
+FORBIDDEN = {
+    "reuse": {"detectron2"},
+    "report": {"detectron2", "torch", "torchvision", "timm"},
+    "run_folder": {"detectron2", "torch", "torchvision", "timm"},
+    "errors": {"detectron2", "torch", "torchvision", "timm", "numpy"},
+}
+
+
+def room_of(parts):
+    """("engine", "detection") -> "engine.detection"; ("data", "loader") -> "data"."""
+    dotted = ".".join(parts[:2])
+    return dotted if dotted in ALLOWED else parts[0]
+
+
+def imports(path):
+    """Absolute names of all modules that a file imports, ours as "det_transfer.x.y"."""
+    package = ("det_transfer", *path.relative_to(PACKAGE).with_suffix("").parts)[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def files():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts != ("__init__",):
+            yield pytest.param(path, room_of(parts), id="/".join(parts))
+
+
+@pytest.mark.parametrize(("path", "room"), files())
+def test_imports_go_down_only(path, room):
+    assert room in ALLOWED, f"{path}: a new room; say in ALLOWED what it may import"
+    for name in imports(path):
+        parts = tuple(name.split("."))
+        if parts[0] == "det_transfer" and len(parts) > 1:
+            other = room_of(parts[1:])
+            same = other.split(".")[0] == room.split(".")[0] and other != "engine.detection"
+            assert same or other in ALLOWED[room], f"{path} imports {name}"
+        assert parts[0] not in FORBIDDEN.get(room, ()), f"{path} imports {name}"
+
+
+def test_the_reading_of_imports_is_right(tmp_path, monkeypatch):
+    source = "import torch\nfrom ..data import catalog\nfrom . import hooks\nfrom .a.b import c\n"
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    (folder / "x.py").write_text(source)
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    assert list(imports(folder / "x.py")) == [
+        "torch",
+        "det_transfer.data.catalog",
+        "det_transfer.engine.hooks",
+        "det_transfer.engine.a.b.c",
+    ]

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from det_transfer.errors import UserError
-
-__all__ = ["FREQUENCIES", "Content", "ImagePlan", "frequency", "plan"]
+__all__ = ["FREQUENCIES", "BadOptions", "Content", "ImagePlan", "frequency", "plan"]
 
 # Train images of a class, smallest and largest. Source: Gupta et al., LVIS, CVPR 2019, section 5
 # (https://arxiv.org/abs/1908.03195): rare 1-10, common 11-100, frequent more than 100. Rare ones
@@ -22,6 +20,10 @@ FREQUENCIES = {"r": (3, 10), "c": (11, 100), "f": (101, None)}
 # How many further objects of a class an image already has: LVIS' scenes repeat things, and only
 # what is there twice can be annotated in part.
 _REPEATS = (0.6, 0.3, 0.1)  # share of images with 0, 1, 2 of them
+
+
+class BadOptions(ValueError):
+    """Options, or a folder, that the user can mend; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class Content:
     """
 
     rare: int = 20
-    common: int = 60
+    common: int = 50
     frequent: int = 40
-    train_images: int = 1500
+    train_images: int = 1400
     val_images: int = 400
     objects: tuple[int, int] = (3, 8)
     val_least: int = 5
@@ -79,7 +81,7 @@ def plan(content: Content, rng: np.random.Generator) -> dict[str, list[ImagePlan
     """The images of the splits ``train`` and ``val``.
 
     Raises:
-        UserError: the options contradict each other
+        BadOptions: the options contradict each other
     """
     slots = {
         split: rng.integers(content.objects[0], content.objects[1] + 1, count)
@@ -99,14 +101,15 @@ def _train_targets(content: Content, slots: int, rng: np.random.Generator) -> np
     """Number of train images of each class, shuffled, so that the seed says which are rare."""
     images = content.train_images
     rare = rng.integers(3, min(10, images) + 1, content.rare)
-    common = np.exp(rng.uniform(np.log(11), np.log(min(100, images) + 0.99), content.common))
-    targets = np.concatenate([rare, common.astype(int)])
+    most = max(11, min(100, images))  # below 11 images there are no common classes
+    common = np.exp(rng.uniform(np.log(11), np.log(most + 0.99), content.common)).astype(int)
+    targets = np.concatenate([rare, common])
     if content.frequent:
         repeats = sum(share * count for count, share in enumerate(_REPEATS))
         room = int(slots - repeats * images - targets.sum())
         least = FREQUENCIES["f"][0] + 1
         if room < least * content.frequent:
-            raise UserError(
+            raise BadOptions(
                 f"--frequent {content.frequent} needs more than 100 train images for each of "
                 f"{content.frequent} classes, but --train-images {images} with --objects "
                 f"{content.objects[0]} {content.objects[1]} leave room for {max(room, 0) // least}"
@@ -126,19 +129,19 @@ def _deal(
         targets: (C,) int, images of each class
         slots: (I,) int, objects of each image
     """
-    distinct = _distinct(int(targets.sum()), slots, split, rng)
-    left = distinct.copy()
+    room = _distinct(int(targets.sum()), slots, split, rng)
     shown: list[set[int]] = [set() for _ in slots]
-    # The largest class first, into the images with most room: this deals out whatever can be
-    # dealt out. Source: Gale and Ryser's theorem on degree sequences.
+    # The largest class first, into images that show nothing yet, then those with most room, as in
+    # Gale and Ryser's theorem on degree sequences; an image may take some more than planned.
     for index in np.argsort(-targets, kind="stable").tolist():
-        images = np.argsort(-(left + rng.random(len(left))))[: targets[index]]
-        if (left[images] < 1).any():
-            raise UserError(
+        count = np.array([len(classes) for classes in shown])
+        order = np.lexsort((rng.random(len(slots)), count - room, count > 0, count >= slots))
+        images = order[: targets[index]]
+        if (count >= slots)[images].any():
+            raise BadOptions(
                 f"the {split} images have no room for all classes; more images or objects, "
                 "or fewer classes, will do"
             )
-        left[images] -= 1
         for image in images.tolist():
             shown[image].add(index)
     _shuffle(shown, rng)
@@ -150,9 +153,9 @@ def _deal(
 
 
 def _distinct(total: int, slots: np.ndarray, split: str, rng: np.random.Generator) -> np.ndarray:
-    """How many different classes each image shows: `total` in all, at least 1, at most its slots."""
+    """How many different classes each image shows: `total` in all, 1 or more each."""
     if not len(slots) <= total <= slots.sum():
-        raise UserError(
+        raise BadOptions(
             f"the classes ask for {total} places in the {len(slots)} {split} images, which have "
             f"room for {len(slots)} to {slots.sum()}; change the number of images, of objects "
             "(--objects) or of classes (--rare, --common, --frequent)"

@@ -1,4 +1,4 @@
-"""Drawing for prepare_openmoji.py: glyphs, backgrounds, scenes with occlusion, masks as polygons.
+"""Drawing for prepare_openmoji.py: glyphs, backgrounds, scenes with occlusion.
 
 Needs NumPy and Pillow alone, so that a drawing process starts in a moment. Every random choice
 comes from the generator that the caller hands in.
@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mask_polygons import box
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["BACKGROUNDS", "Glyphs", "Look", "Scene", "SceneTooFull", "draw_scene", "polygons"]
+__all__ = [
+    "BACKGROUNDS",
+    "Glyphs",
+    "Look",
+    "Scene",
+    "SceneTooFull",
+    "draw_scene",
+]
 
 _GLYPH_SIZE = 256  # px; objects are at most 160 px on their short side, so most are scaled down
 _SOLID = 128  # alpha from which a pixel belongs to an object
@@ -44,7 +52,7 @@ class Look:
     rotation: float = 30.0
     colour: float = 1.0
     occlusion: float = 0.5
-    quality: int = 85
+    quality: int = 70
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,8 @@ def _turned(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
     """Coordinates in pixels along and across a random direction."""
     x, y = _grid(size)
     angle = rng.uniform(0, np.pi)
-    return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    c, s = float(np.cos(angle)), float(np.sin(angle))
+    return x * c + y * s, y * c - x * s
 
 
 def _noise(rng: np.random.Generator, size: int, coarsest: int, octaves: int) -> np.ndarray:
@@ -128,29 +137,27 @@ def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
 def _stripes(rng: np.random.Generator, size: int) -> np.ndarray:
     along, _ = _turned(rng, size)
     wobble = 12 * _noise(rng, size, 3, 2)
-    return 0.5 + 0.5 * np.sin((along + wobble) * 2 * np.pi / rng.uniform(14, 60))
+    return 0.5 + 0.5 * np.sin((along + wobble) * (2 * np.pi / rng.uniform(14, 60)))
 
 
 def _checks(rng: np.random.Generator, size: int) -> np.ndarray:
     along, across = _turned(rng, size)
-    side = rng.uniform(12, 50)
-    return np.float32(0.8) * ((along // side + across // side) % 2) + 0.2 * _noise(rng, size, 8, 3)
+    side = rng.uniform(20, 60)
+    return np.float32(0.6) * ((along // side + across // side) % 2) + 0.4 * _noise(rng, size, 6, 2)
 
 
 def _blobs(rng: np.random.Generator, size: int) -> np.ndarray:
-    x, y = _grid(size)
-    field = np.zeros((size, size), np.float32)
-    for _ in range(int(rng.integers(8, 25))):
-        cx, cy = rng.uniform(0, size, 2)
-        field += np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * rng.uniform(10, 40) ** 2))
-    return _stretched(np.minimum(field, 1.2))
+    centres = rng.uniform(0, size, (2, int(rng.integers(8, 25)), 1))
+    widths = rng.uniform(10, 40, centres.shape[1:])
+    x, y = np.exp(-((np.arange(size) - centres) ** 2) / (2 * widths**2)).astype(np.float32)
+    return _stretched(np.minimum(y.T @ x, np.float32(1.2)))
 
 
 def _rings(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _grid(size)
     cx, cy = rng.uniform(-0.3 * size, 1.3 * size, 2)
     radius = np.hypot(x - cx, (y - cy) * rng.uniform(0.6, 1.6))
-    return 0.5 + 0.5 * np.sin(radius * 2 * np.pi / rng.uniform(18, 70))
+    return 0.5 + 0.5 * np.sin(radius * (2 * np.pi / rng.uniform(18, 70)))
 
 
 def _cells(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -170,7 +177,7 @@ def _weave(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _marble(rng: np.random.Generator, size: int) -> np.ndarray:
     along, _ = _turned(rng, size)
-    veins = along * 2 * np.pi / rng.uniform(60, 140) + 9 * _noise(rng, size, 4, 4)
+    veins = along * (2 * np.pi / rng.uniform(60, 140)) + 9 * _noise(rng, size, 4, 4)
     return np.abs(np.sin(veins)).astype(np.float32)
 
 
@@ -190,7 +197,7 @@ def _background(rng: np.random.Generator, size: int, field: Field) -> np.ndarray
     """(H, W, 3) float32 in 0..255: a field between two colours, with a fine grain."""
     first, second = rng.uniform(30, 235, (2, 1, 1, 3)).astype(np.float32)
     share = np.asarray(field(rng, size), np.float32)[..., None]
-    grain = rng.standard_normal((size, size, 1), dtype=np.float32) * rng.uniform(1, 4)
+    grain = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(0, 1.5))
     return first + (second - first) * share + grain
 
 
@@ -217,8 +224,10 @@ def _object(glyph: Image.Image, short: float, look: Look, rng: np.random.Generat
     would leave the image, and never below the smallest one where the image has the room.
     """
     angle = rng.uniform(-look.rotation, look.rotation)
-    turned = glyph.rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    turned = turned.crop(_box(_solid(np.asarray(turned))))
+    # Turning costs by the pixel: most of them are left out first.
+    smaller = glyph.reduce(max(1, int(min(glyph.size) / short)))
+    turned = smaller.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+    turned = turned.crop(box(_solid(np.asarray(turned))))
     for extra in range(_TRIES):  # thin ends fade when scaled down, and the box shrinks with them
         scale = min((short + extra) / min(turned.size), look.size / max(turned.size))
         sides = [max(1, round(side * scale)) for side in turned.size]
@@ -235,16 +244,8 @@ def _solid(pixels: np.ndarray) -> np.ndarray:
 
 
 def _short_side(mask: np.ndarray) -> int:
-    left, top, right, bottom = _box(mask)
+    left, top, right, bottom = box(mask)
     return min(right - left, bottom - top)
-
-
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (exclusive) of the true pixels; zeros where there are none."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    if not len(columns):
-        return 0, 0, 0, 0
-    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
 class _Canvas:
@@ -321,102 +322,6 @@ def draw_scene(
         )
     image = Image.fromarray(np.clip(canvas.colours, 0, 255).astype(np.uint8))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=look.quality)
-    masks = canvas.owner == np.arange(len(glyphs))[:, None, None]
+    image.save(buffer, "JPEG", quality=look.quality, optimize=True)
+    masks = canvas.owner == np.arange(len(glyphs), dtype=np.int16)[:, None, None]
     return Scene(buffer.getvalue(), masks, np.array(canvas.whole), family)
-
-
-# Masks as polygons -------------------------------------------------------------------------------
-# LVIS v1 has polygons, and Detectron2's LVIS reader and its default mask format take nothing else.
-# These follow the edges of the pixels, so that they decode to the very mask they came from.
-
-
-def polygons(mask: np.ndarray) -> list[list[int]]:
-    """The polygons of a mask: one for each 4-connected part, ``[x0, y0, x1, y1, ...]``.
-
-    Corners are corners of pixels: ``pycocotools.mask.frPyObjects`` gives the same mask back. A
-    hole is joined to the outline around it by a line there and back; COCO's decoder fills by the
-    even-odd rule, so that it stays empty.
-
-    Args:
-        mask: (H, W) bool
-    """
-    loops = [_corners(loop) for loop in _loops(mask)]
-    outlines = [loop for loop in loops if _signed_area(loop) > 0]
-    for hole in (loop for loop in loops if _signed_area(loop) < 0):
-        around = [k for k, outline in enumerate(outlines) if _inside(hole, outline)]
-        k = min(around, key=lambda k: _signed_area(outlines[k]))
-        outlines[k] = _joined(outlines[k], hole)
-    return [[coordinate for point in outline for coordinate in point] for outline in outlines]
-
-
-Point = tuple[int, int]
-
-
-def _loops(mask: np.ndarray) -> list[list[Point]]:
-    """Closed walks along pixel edges with the mask on the right hand (y points down)."""
-    padded = np.pad(mask, 1)
-    inside = padded[1:-1, 1:-1]
-    steps: dict[Point, list[Point]] = {}
-    # The four edges of a pixel (x, y) as start and end, and the neighbour across each of them.
-    for neighbour, start, end in (
-        (padded[:-2, 1:-1], (0, 0), (1, 0)),
-        (padded[1:-1, 2:], (1, 0), (1, 1)),
-        (padded[2:, 1:-1], (1, 1), (0, 1)),
-        (padded[1:-1, :-2], (0, 1), (0, 0)),
-    ):
-        ys, xs = np.nonzero(inside & ~neighbour)
-        for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
-            steps.setdefault((x + start[0], y + start[1]), []).append((x + end[0], y + end[1]))
-    loops = []
-    while steps:
-        first = next(iter(steps))
-        loop, before, here = [first], None, first
-        while before is None or here != first:
-            ends = steps[here]
-            choice = 0
-            if len(ends) == 2 and before is not None:
-                # Two parts touch at a corner: turn right, which keeps them apart.
-                right = (here[0] - (here[1] - before[1]), here[1] + (here[0] - before[0]))
-                choice = ends.index(right)
-            before, here = here, ends.pop(choice)
-            if not ends:
-                del steps[before]
-            loop.append(here)
-        loops.append(loop[:-1])
-    return loops
-
-
-def _corners(loop: list[Point]) -> list[Point]:
-    """Leave out the points on straight lines."""
-    return [
-        point
-        for before, point, after in zip(
-            loop[-1:] + loop[:-1], loop, loop[1:] + loop[:1], strict=True
-        )
-        if (point[0] - before[0]) * (after[1] - point[1])
-        != (point[1] - before[1]) * (after[0] - point[0])
-    ]
-
-
-def _signed_area(loop: list[Point]) -> float:
-    return (
-        sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(loop, loop[1:] + loop[:1], strict=True)) / 2
-    )
-
-
-def _inside(hole: list[Point], outline: list[Point]) -> bool:
-    """Whether the first pixel of the hole's topmost row is inside the outline (even-odd rule)."""
-    x, y = min(hole, key=lambda point: (point[1], point[0]))
-    crossings = (
-        a[0] == b[0] and a[0] > x and min(a[1], b[1]) <= y < max(a[1], b[1])
-        for a, b in zip(outline, outline[1:] + outline[:1], strict=True)
-    )
-    return sum(crossings) % 2 == 1
-
-
-def _joined(outline: list[Point], hole: list[Point]) -> list[Point]:
-    """One closed walk: outline, over to the hole, around it, and back over."""
-    distances = np.abs(np.array(outline)[:, None] - np.array(hole)).sum(2)
-    i, j = divmod(int(distances.argmin()), len(hole))
-    return outline[: i + 1] + hole[j:] + hole[: j + 1] + outline[i:]

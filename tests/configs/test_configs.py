@@ -1,0 +1,118 @@
+"""Every YAML is read, checked and built; its mechanism trains for two iterations."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from det_transfer.config import load_config, validate
+from det_transfer.data import register_datasets, take_class_count
+from det_transfer.data.catalog import register
+from det_transfer.engine.detection import DetectionTrainer, prepare
+from det_transfer.engine.setup import setup
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+IDS = [str(path.relative_to(CONFIGS)) for path in FILES]
+
+# What makes any recipe small enough for two iterations on one core.
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 0,
+    "INPUT.MIN_SIZE_TRAIN": (96,),
+    "INPUT.MAX_SIZE_TRAIN": 128,
+    "INPUT.MIN_SIZE_TEST": 96,
+    "INPUT.MAX_SIZE_TEST": 128,
+    "INPUT.LSJ.SIZE": 128,
+    "DATALOADER.NUM_WORKERS": 0,
+    "DATASETS.TRAIN": ("tiny",),
+    "DATASETS.TEST": ("tiny",),
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 2,
+    "SOLVER.STEPS": (),
+    "SOLVER.AMP.ENABLED": False,
+    "SEED": 1,
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_is_valid_and_builds(path, tiny_lvis):
+    register("tiny", *tiny_lvis)
+    config = load_config(str(path), ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()"])
+    cfg = config.cfg
+    cfg.MODEL.DEVICE = "meta"  # no memory, no time
+    if "MODEL.ROI_HEADS.NUM_CLASSES" in config.explicit and not cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        take_class_count(config)
+    validate(cfg, config.explicit)
+    with torch.device("meta"):
+        model = DetectionTrainer.build_model(cfg)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_header_says_what_it_is(path):
+    """What it reproduces and the arithmetic of its schedule, before the first key."""
+    lines = path.read_text().splitlines()
+    header = "\n".join(line for line in lines[: lines.index(first_key(lines))])
+    assert "Reproduces:" in header
+    assert "Schedule:" in header
+    assert "epochs" in header
+
+
+def first_key(lines):
+    return next(line for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_base_chains_are_short(path):
+    depth, current = 0, path
+    while base := yaml.safe_load(current.read_text()).get("_BASE_"):
+        current, depth = current.parent / base, depth + 1
+    assert depth <= 2
+
+
+@pytest.mark.parametrize("name", ["quickstart.yaml", "frozen_cascade_lvis.yaml"])
+def test_two_iterations(name, tiny_lvis, tmp_path):
+    two_iterations(CONFIGS / name, tiny_lvis, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_two_iterations_of_all(path, tiny_lvis, tmp_path):
+    two_iterations(path, tiny_lvis, tmp_path)
+
+
+def two_iterations(path, data, folder):
+    pairs = {**SMALL, "OUTPUT_DIR": folder, "DATASETS.CUSTOM": [["tiny", *map(str, data)]]}
+    opts = [str(word) for pair in pairs.items() for word in pair]
+    args = argparse.Namespace(config_file=str(path), opts=opts, resume=False, eval_only=False)
+    trainer = DetectionTrainer(setup(args, prepare))
+    trainer.resume_or_load(resume=False)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    results = trainer.train()
+    after = trainer.model.state_dict()
+    moved = {k.split(".")[0] for k in after if not torch.equal(after[k], before[k])}
+    assert {"backbone", "proposal_generator", "roi_heads"} <= moved
+    trunk = [k for k in after if k.startswith("backbone.bottom_up")]
+    assert trunk
+    assert all(torch.equal(after[k], before[k]) for k in trunk)
+    assert results["bbox"].keys() >= {"AP", "APr", "APc", "APf"}
+
+
+def test_a_missing_lvis_says_what_and_where(tmp_path, monkeypatch):
+    from detectron2.data import MetadataCatalog
+
+    from det_transfer.errors import UserError
+
+    config = load_config(str(CONFIGS / "frozen_cascade_lvis.yaml"))
+    missing = Path(MetadataCatalog.get("lvis_v1_train").json_file)
+    if missing.exists():
+        pytest.skip("LVIS is here")
+    with pytest.raises(UserError, match=r"dataset lvis_v1_train: .*json is missing; get it from"):
+        register_datasets(config.cfg)

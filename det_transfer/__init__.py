@@ -5,8 +5,12 @@ imports all the same, so that :mod:`det_transfer.report` works from a run folder
 """
 
 import importlib.util
+import warnings
 
 __version__ = "0.1.0"
 
 if all(importlib.util.find_spec(name) for name in ("torch", "detectron2")):
-    from . import modeling  # noqa: F401 - only registration
+    with warnings.catch_warnings():
+        # Detectron2 uses what newer torch deprecates; a user can do nothing about it.
+        warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
+        from . import modeling  # noqa: F401 - only registration

@@ -3,7 +3,9 @@
 import argparse
 import logging
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -18,11 +20,19 @@ from ..errors import UserError
 
 __all__ = ["USER_ERROR", "launch", "run"]
 
+# What torch says of Detectron2's code, of which a user can do nothing.
+_NOISY_LOGGERS = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
+_NOISY_WARNINGS = ("torch.meshgrid", "`torch.jit.script` is deprecated")
+
 USER_ERROR = 2  # exit code of a user's mistake; a bug of ours is a traceback and exit code 1
 
 
 def run(main: Callable[..., object], *args: object) -> int:
     """Call `main`; say a user's mistake on stderr in plain lines. Returns the exit code."""
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in _NOISY_WARNINGS:
+        warnings.filterwarnings("ignore", message=re.escape(message))
     # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake that is noise.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
     try:

@@ -107,6 +107,8 @@ def _reason(error: Exception) -> str:
     asked_for = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", text)
     if asked_for:  # torch's own message is about its internals
         return f"it asks for {asked_for[1]}, but {_ONLY_DATA}"
+    if text.startswith("Weights only load failed"):
+        return "torch does not know its format"
     return text.splitlines()[0]
 
 

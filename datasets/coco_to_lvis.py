@@ -152,7 +152,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not COCO format: an entry is wrong: {error}") from error
     if odd:
         raise UserError(
-            f"{file}: {len(odd)} annotations have no bbox of four numbers, the first has id {odd[0]}"
+            f"{file}: {len(odd)} annotations have no bbox of four numbers, for one id {odd[0]}"
         )
     if annotation_style(content) == "lvis":
         raise UserError(f"{file} is in LVIS format already (it has neg_category_ids)")
@@ -217,7 +217,7 @@ def main(args: argparse.Namespace) -> None:
         print(line)
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", type=Path, nargs="+", help="COCO-format json, train first")
     parser.add_argument("--out", type=Path, help="folder (default: beside each file)")
@@ -225,7 +225,7 @@ def parse_args() -> argparse.Namespace:
         "--negatives", type=int, help="most absent classes listed an image (default: all)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of negatives")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

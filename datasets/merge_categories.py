@@ -82,12 +82,12 @@ def main(args: argparse.Namespace) -> None:
     write_all(args.files, [merge(content, groups) for content in contents], args.out, "_merged")
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", type=Path, nargs="+", help="COCO-format json")
     parser.add_argument("--mapping", type=Path, help="json object from old names to new ones")
     parser.add_argument("--out", type=Path, help="folder (default: beside each file)")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

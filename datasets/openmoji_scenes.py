@@ -25,8 +25,8 @@ __all__ = [
 _GLYPH_SIZE = 256  # px; objects are at most 160 px on their short side, so most are scaled down
 _SOLID = 128  # alpha from which a pixel belongs to an object
 _TRIES = 40  # places tried for an object before the whole scene is drawn smaller
-_SHRINK = 0.9
-_RESTARTS = 40  # 0.9**40 is 1.5 %: by then every object has its smallest size
+_SHRINK = 0.85
+_RESTARTS = 20  # 0.85**20 is 4 %: by then every object has its smallest size
 
 
 class SceneTooFull(ValueError):
@@ -148,7 +148,7 @@ def _checks(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _blobs(rng: np.random.Generator, size: int) -> np.ndarray:
     centres = rng.uniform(0, size, (2, int(rng.integers(8, 25)), 1))
-    widths = rng.uniform(10, 40, centres.shape[1:])
+    widths = rng.uniform(0.03, 0.12, centres.shape[1:]) * size
     x, y = np.exp(-((np.arange(size) - centres) ** 2) / (2 * widths**2)).astype(np.float32)
     return _stretched(np.minimum(y.T @ x, np.float32(1.2)))
 

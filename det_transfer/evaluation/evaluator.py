@@ -1,6 +1,7 @@
 """Detectron2's ``DatasetEvaluator`` for boxes and masks, whatever the protocol."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -101,7 +102,6 @@ class DetectionEvaluator(DatasetEvaluator):
             self._json_file = self._find_json()
             self._truth = load_backend(backend, self._json_file, self.protocol)
             raise_all(self._problems(self._truth))
-        self._category_ids = self._find_category_ids()
 
     def _limits(self, max_dets: int) -> tuple[int, ...]:
         raise NotImplementedError
@@ -113,7 +113,7 @@ class DetectionEvaluator(DatasetEvaluator):
         if not truth.categories:
             yield f"{self._json_file}: no categories"
         known = {c["id"] for c in truth.categories}
-        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id") or {}
         needed = ["bbox", "area"] + ["segmentation"] * ("segm" in (self._tasks or ()))
         for key in needed if sum(truth.num_instances.values()) else ():
             if key not in truth.annotation_keys:
@@ -121,11 +121,16 @@ class DetectionEvaluator(DatasetEvaluator):
                     f"{self._json_file}: annotations without {key!r} cannot be evaluated"
                     + ("; leave the task segm out" if key == "segmentation" else "")
                 )
-        unknown = sorted(set(mapping or ()) - known)
+        unknown = sorted(set(mapping) - known)
         if unknown:
             yield (
                 f"{self._dataset}: category ids {unknown[:5]} of its metadata are not in "
                 f"{self._json_file}; register the dataset with the json it is evaluated on"
+            )
+        if sorted(mapping.values()) != list(range(len(mapping))):
+            yield (
+                f"{self._dataset}: thing_dataset_id_to_contiguous_id in its metadata must give "
+                f"each category a class of its own, 0 to {len(mapping) - 1}"
             )
 
     # -- Writing -----------------------------------------------------------------------------
@@ -304,8 +309,10 @@ class DetectionEvaluator(DatasetEvaluator):
             convert_to_coco_json(self._dataset, json_file, allow_cached=False)
         return PathManager.get_local_path(json_file)
 
-    def _find_category_ids(self) -> np.ndarray:
+    @functools.cached_property
+    def _category_ids(self) -> np.ndarray:
         """The json's category id of each contiguous class id of the model."""
+        # Not looked up before it is needed: Detectron2 fills it in when the dataset is loaded.
         mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if mapping:
             return np.array(sorted(mapping, key=mapping.get), np.int64)

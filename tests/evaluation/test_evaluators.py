@@ -387,6 +387,22 @@ def test_a_metadata_of_other_categories(tmp_path, registered):
     MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id[99] = 4
     with pytest.raises(UserError, match=r"category ids \[99\]"):
         build_evaluator(name, TASKS, tmp_path)
+    mapping = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    del mapping[99]
+    mapping[1] = mapping[3]
+    with pytest.raises(UserError, match="a class of its own, 0 to 3"):
+        build_evaluator(name, TASKS, tmp_path)
+
+
+def test_classes_known_only_when_the_dataset_is_loaded(tmp_path, registered):
+    content, found = make_case(1)
+    name = registered(content)
+    metadata = MetadataCatalog.get(name)
+    mapping = metadata.thing_dataset_id_to_contiguous_id
+    del metadata.thing_dataset_id_to_contiguous_id
+    ours = build_evaluator(name, ["bbox"], tmp_path)
+    metadata.thing_dataset_id_to_contiguous_id = mapping
+    assert run(ours, *as_outputs(content, found))["bbox"]["AP"] > 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,153 @@
+"""The page of results and the tables in other pages, from the json files in ``docs/results``.
+
+Nobody types a measured number: :func:`render` gives every file that the json files make, and
+:func:`stale` says which of them are not what lies in the checkout.
+"""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError, raise_all
+from ..run_folder import read_json, replacing
+from .collect import KIND
+from .curve import loss_curve, same_drawing
+from .page import page, tables
+
+__all__ = ["FOLDER", "copy_pictures", "render", "stale", "write"]
+
+FOLDER = Path("docs/results")
+_PICTURES = "pictures"
+_PICTURE_BYTES = 60_000  # pages are read over a network, and a repository keeps every version
+_PICTURE_WIDTH = 1000  # pixels
+
+_MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
+
+
+def render(root: str | Path) -> dict[Path, bytes]:
+    """All files that follow from the json files, by path relative to the checkout `root`.
+
+    These are the page, a loss curve for each set of runs, and README.md and docs/*.md where they
+    have ``<!-- results:NAME -->`` and ``<!-- /results -->``, each on a line of its own: between
+    them stands a table.
+
+    Raises:
+        UserError: a json file that is broken, a marker with a name that has no json, a picture
+            that is missing
+    """
+    root = Path(root)
+    contents = _read_all(root / FOLDER)
+    raise_all(
+        f"{FOLDER / name}.json shows {picture}, which is missing: collect it again"
+        for name, content in contents.items()
+        for picture in content.get("pictures", ())
+        if not (root / FOLDER / picture).is_file()
+    )
+    drawn = [name for name, content in contents.items() if content.get("kind") == KIND]
+    curves = {name: f"{_PICTURES}/{name}_loss.svg" for name in drawn}
+    files = {FOLDER / "README.md": page(contents, curves).encode()}
+    for name, path in curves.items():
+        files[FOLDER / path] = loss_curve(contents[name]["runs"])
+    for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if _MARKED.search(text):
+            where = path.relative_to(root)
+            files[where] = _fill(text, where, contents).encode()
+    return files
+
+
+def write(root: str | Path) -> list[Path]:
+    """Write what :func:`render` gives; returns the paths of what was not up to date."""
+    files = render(root)
+    changed = stale(root, files)
+    for path in changed:
+        with replacing(Path(root) / path) as temporary:
+            temporary.write_bytes(files[path])
+    return changed
+
+
+def stale(root: str | Path, files: Mapping[Path, bytes]) -> list[Path]:
+    """Which of `files` (of :func:`render`) are not what lies under `root`."""
+    return [path for path, content in files.items() if not _same(Path(root) / path, content)]
+
+
+def _same(path: Path, content: bytes) -> bool:
+    if not path.is_file():
+        return False
+    found = path.read_bytes()
+    return same_drawing(found, content) if path.suffix == ".svg" else found == content
+
+
+def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
+    """The json files by name: sets of runs first, then everything else."""
+    contents = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            contents[path.stem] = read_json(path)
+        except ValueError as error:
+            raise UserError(f"{path} is no json: {error}") from error
+        if not isinstance(contents[path.stem], dict):
+            raise UserError(f"{path} is no json object, as a file of results is")
+    return dict(sorted(contents.items(), key=lambda item: item[1].get("kind") != KIND))
+
+
+def _fill(text: str, path: Path, contents: Mapping[str, Mapping[str, Any]]) -> str:
+    """`text` of `path` with the tables between its markers."""
+
+    def table(match: re.Match) -> str:
+        opening, name, _, closing = match.groups()
+        if name not in contents:
+            raise UserError(
+                f"{path} asks for the results {name}, but {FOLDER} has no {name}.json "
+                f"(there are: {', '.join(contents) or 'none'})"
+            )
+        link = (FOLDER / "README.md").relative_to(path.parent).as_posix()
+        return f"{opening}{tables(contents[name])} [Commands and curves]({link})\n{closing}"
+
+    return _MARKED.sub(table, text)
+
+
+def copy_pictures(name: str, run: str | Path, count: int, root: str | Path) -> list[str]:
+    """Copy pictures of a run beside the page, made small enough; earlier ones of `name` go.
+
+    Args:
+        name: the set of results
+        count: how many, evenly spread over what ``<run>/pictures`` has
+
+    Returns:
+        their paths relative to the page; empty where the run has none
+    """
+    folder = Path(root) / FOLDER / _PICTURES
+    for old in folder.glob(f"{name}_*.jpg"):
+        if re.fullmatch(rf"{re.escape(name)}_\d+", old.stem):  # not those of <name>_more
+            old.unlink()
+    found = sorted((Path(run) / "pictures").glob("*.jpg"))
+    if not found:
+        return []
+    chosen = np.unique(np.linspace(0, len(found) - 1, count).round().astype(int))
+    written = []
+    for number, index in enumerate(chosen.tolist(), 1):
+        path = folder / f"{name}_{number}.jpg"
+        with replacing(path) as temporary:
+            temporary.write_bytes(_small_jpeg(found[index]))
+        written.append(f"{_PICTURES}/{path.name}")
+    return written
+
+
+def _small_jpeg(path: Path) -> bytes:
+    """The picture under 60 kB."""
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    scale = min(1.0, _PICTURE_WIDTH / picture.width)
+    while True:
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        buffer = io.BytesIO()
+        picture.resize(size, Image.Resampling.LANCZOS).save(buffer, format="JPEG", quality=80)
+        if buffer.tell() < _PICTURE_BYTES:
+            return buffer.getvalue()
+        scale *= 0.9

@@ -1,0 +1,143 @@
+"""Run folders become one json: the right numbers, the right groups, no run that does not count."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up_runs import make_run
+
+from det_transfer.errors import UserError
+from det_transfer.report.collect import _relative, collect
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "checkout").mkdir()
+    return tmp_path / "checkout"
+
+
+def collected(runs, root, **options):
+    return collect(runs, root, title="T", question="Q?", **options)
+
+
+def test_numbers_of_groups(root):
+    aps = {"frozen_seed1": 10.0, "frozen_seed2": 12.0, "frozen_seed3": 17.0, "other_s7": 5.5}
+    runs = [make_run(root / "output" / n, int(n[-1]), ap) for n, ap in aps.items()]
+    content = collected(runs, root)
+    frozen, other = content["groups"]
+    assert (frozen["label"], frozen["n"], frozen["seeds"]) == ("frozen", 3, [1, 2, 3])
+    ap = frozen["results"]["made_up"]["bbox"]["AP"]
+    assert ap == {"n": 3, "mean": 13.0, "min": 10.0, "max": 17.0, "std": pytest.approx(13**0.5)}
+    assert frozen["training_s"]["mean"] == 102.0
+    assert frozen["step_median_ms"]["mean"] == 250.0
+    assert frozen["peak_memory_gb"]["host"]["max"] == 2.0
+    assert (frozen["parameters"], frozen["trainable"]) == (4_000_000, 1_000_000)
+    alone = other["results"]["made_up"]["bbox"]["AP"]
+    assert alone == {"n": 1, "mean": 5.5, "min": 5.5, "max": 5.5}
+    assert frozen["results"]["made_up"]["bbox"]["APs"] is None  # there is no ground truth
+    assert "AP-cat" not in frozen["results"]["made_up"]["bbox"]
+
+
+def test_run_rows(root):
+    content = collected([make_run(root / "output/a_seed2", 2, 31.5)], root)
+    (row,) = content["runs"]
+    assert row["run"] == "output/a_seed2"
+    assert row["seed"] == 2
+    assert row["iterations"] == 200
+    assert row["batch"] == 4
+    assert row["reuse_mode"] == "frozen"
+    assert row["weights"] == "output/weights.pth"
+    assert row["command"] == "tools/train_net.py OUTPUT_DIR output/a_seed2 SEED 2"
+    assert row["results"]["made_up"]["bbox"]["AP"] == 31.5
+    assert content["measured"] == "2026-01-02"
+    assert content["versions"]["torch"] == "2.14.1"
+    assert content["machine"]["devices"] == ["cpu, 1 threads"]
+    assert str(root.parent) not in json.dumps(content)
+
+
+def test_loss_is_thinned_by_medians(root):
+    (row,) = collected([make_run(root / "a")], root)["runs"]
+    iterations, losses = row["loss"]["iteration"], row["loss"]["total_loss"]
+    assert len(iterations) == len(losses) == 50  # 200 rows in parts of 4
+    assert iterations[0] == 2
+    assert losses[0] == pytest.approx((100 / 2 + 100 / 3) / 2, rel=1e-3)
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_results_on_several_datasets(root):
+    run = make_run(root / "a", results={"one": {"bbox": {"AP": 1.0}}, "two": {"bbox": {"AP": 2.0}}})
+    config = json.loads((run / "config.yaml").read_text())
+    config["DATASETS"]["TEST"] = ["one", "two"]
+    (run / "config.yaml").write_text(json.dumps(config))
+    (group,) = collected([run], root)["groups"]
+    assert group["results"]["two"]["bbox"]["AP"]["mean"] == 2.0
+
+
+def test_refused_runs_are_all_named(root):
+    good = make_run(root / "good")
+    running = make_run(root / "running", status="running")
+    unevaluated = make_run(root / "unevaluated", results={})
+    with pytest.raises(UserError) as error:
+        collected([good, running, unevaluated, root / "nowhere"], root)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert "running" in lines[0]
+    assert "status" in lines[0]
+    assert "unevaluated has no evaluation" in lines[1]
+    assert "nowhere has no run.json" in lines[2]
+
+
+def test_groups_by_glob(root):
+    runs = [make_run(root / "output" / n, i) for i, n in enumerate(["a1", "a2", "b1"])]
+    groups = ["B=*/b*", "the others=output/*"]
+    content = collected(runs, root, groups=groups)
+    assert [(g["label"], g["n"]) for g in content["groups"]] == [("B", 1), ("the others", 2)]
+    assert [run["group"] for run in content["runs"]] == ["B", "the others", "the others"]
+
+
+def test_groups_that_do_not_fit(root):
+    runs = [make_run(root / "a1", 1), make_run(root / "b1", 2)]
+    with pytest.raises(UserError, match=r"b1: no --group fits it\n.*'C=c\*' gets no run"):
+        collected(runs, root, groups=["A=a*", "C=c*"])
+    with pytest.raises(UserError, match="label=glob"):
+        collected(runs, root, groups=["a*"])
+
+
+def test_a_group_is_seeds_of_one_recipe(root):
+    runs = [make_run(root / "a1", 1), make_run(root / "a2", 1), make_run(root / "a3", 2, lr=0.02)]
+    with pytest.raises(UserError) as error:
+        collected(runs, root, groups=["A=*"])
+    same_seed, other_recipe = str(error.value).splitlines()
+    assert "a1 and a2 have the same seed (1)" in same_seed
+    assert "a1 and a3 differ in SOLVER.BASE_LR;" in other_recipe
+
+
+def test_versions_that_differ_are_all_named(root):
+    runs = [make_run(root / "a_seed1"), make_run(root / "a_seed2", 2, versions={"torch": "2.6.0"})]
+    assert collected(runs, root)["versions"]["torch"] == "2.14.1, 2.6.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/me/code/tools/x.py", "tools/x.py"),
+        ("OUT /home/me/code/output/a", "OUT output/a"),
+        ("[['a','/home/me/data/a.json']]", "[['a','../data/a.json']]"),
+        ("W /mnt/big/w.pth", "W w.pth"),
+        ("--x=/mnt/home/me/code/w.pth", "--x=w.pth"),
+        ("detectron2://a/b.pkl https://x.org/a", "detectron2://a/b.pkl https://x.org/a"),
+        ("package://lite0 ../shared/w ~/w a/b", "package://lite0 ../shared/w ~/w a/b"),
+    ],
+)
+def test_paths_of_the_machine_go(tmp_path, text, expected):
+    assert _relative(text, Path("/home/me/code")) == expected
+
+
+@given(st.lists(st.lists(st.sampled_from(["home", "me", "code", "x.y", "a-b"]), min_size=1)))
+def test_no_absolute_path_is_left(paths):
+    text = " ".join("/" + "/".join(path) for path in paths)
+    shown = _relative(text, Path("/home/me/code"), ["/home/a-b"])
+    assert not re.search(r"(^| )/", shown)

@@ -1,0 +1,215 @@
+"""The page says what the json files say, and nothing else."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from made_up_runs import make_run
+from PIL import Image
+
+from det_transfer.errors import UserError
+from det_transfer.report.collect import collect
+from det_transfer.report.results import copy_pictures, render, stale, write
+from det_transfer.run_folder import write_json
+
+pytest.importorskip("matplotlib")
+ROOT = Path(__file__).parents[2]
+PAGE = Path("docs/results/README.md")
+CURVE = Path("docs/results/pictures/demo_loss.svg")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with one json, of four runs in two groups."""
+    aps = {"frozen_seed1": 31.234, "frozen_seed2": 33.0, "frozen_seed3": 32.0, "random_seed1": 9.87}
+    runs = [make_run(tmp_path / "output" / n, int(n[-1]), ap) for n, ap in aps.items()]
+    content = collect(runs, tmp_path, title="A demo", question="Which?", notes=["Mind *this*."])
+    write_json(tmp_path / "docs/results/demo.json", content)
+    return tmp_path
+
+
+def row(text, label):
+    """The cells of the first table row that begins with `label`."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_numbers_on_the_page_are_those_of_the_json(checkout):
+    text = render(checkout)[PAGE].decode()
+    head = row(text, "")
+    cells = dict(zip(head, row(text, "frozen"), strict=True))
+    json_ap = json.loads((checkout / "docs/results/demo.json").read_text())["groups"][0]
+    ap = json_ap["results"]["made_up"]["bbox"]["AP"]
+    assert cells["AP"] == f"{ap['mean']:.1f} ± {ap['std']:.1f}" == "32.1 ± 0.9"
+    assert cells["seeds"] == "3"
+    assert cells["trained"] == "1 of 4 M"
+    assert cells["training"] == "1 min 42 s"
+    assert cells["ms a step"] == "250 ± 0"
+    assert cells["memory"] == "2.0 GB"
+    assert "APs" not in head  # null everywhere
+    assert {"APm", "APl"} < set(head)
+    assert dict(zip(head, row(text, "random"), strict=True))["AP"] == "9.9"
+    for expected in ("## A demo", "Which?", "Mind *this*.", "torch 2.14.1", "2026-01-02"):
+        assert expected in text
+    assert text.count("tools/train_net.py OUTPUT_DIR output/") == 4
+
+
+def test_a_changed_number_changes_the_page(checkout):
+    write(checkout)
+    path = checkout / "docs/results/demo.json"
+    path.write_text(path.read_text().replace("9.87", "8.87"))
+    assert stale(checkout, render(checkout)) == [PAGE]
+    write(checkout)
+    assert "8.9" in (checkout / PAGE).read_text()
+
+
+def test_two_seeds_stand_side_by_side(tmp_path):
+    runs = [make_run(tmp_path / f"a_seed{i}", i, 10.0 + i) for i in (1, 2)]
+    write_json(tmp_path / "docs/results/x.json", collect(runs, tmp_path, title="T", question="Q"))
+    assert "11.5 (11.0, 12.0)" in render(tmp_path)[PAGE].decode()
+
+
+def test_frequencies_take_the_place_of_sizes(tmp_path):
+    metrics = {"AP": 30.0, "AP50": 50.0, "APs": 1.0, "APr": 2.0, "APc": None, "APf": 4.0}
+    run = make_run(tmp_path / "a", results={"bbox": metrics})
+    write_json(tmp_path / "docs/results/x.json", collect([run], tmp_path, title="T", question="Q"))
+    head = row(render(tmp_path)[PAGE].decode(), "")
+    assert {"APr", "APf"} < set(head)
+    assert not {"APs", "APc"} & set(head)
+
+
+def test_same_input_same_bytes(checkout):
+    files = render(checkout)
+    assert render(checkout) == files
+    svg = files[CURVE]
+    assert len(svg) < 60_000
+    assert b"<dc:date>" not in svg
+    assert b"frozen" in svg  # text is text
+    assert svg.count(b"#1f77b4") >= 3  # first group's colour: three runs
+
+
+def test_tables_between_markers_and_nothing_else(checkout):
+    before, after = "# Top\n<!-- results:demo -->\n", "<!-- /results -->\nEnd 12.3\n"
+    (checkout / "README.md").write_text(before + "| typed | 99.9 |\n" + after)
+    (checkout / "docs/use.md").write_text(before + after)
+    (checkout / "docs/other.md").write_text("no marker\n")
+    changed = write(checkout)
+    assert set(changed) == {PAGE, CURVE, Path("README.md"), Path("docs/use.md")}
+    text = (checkout / "README.md").read_text()
+    assert text.startswith(before)
+    assert text.endswith(after)
+    assert "32.1 ± 0.9" in text
+    assert "99.9" not in text
+    for path in (checkout / "README.md", checkout / "docs/use.md"):
+        link = re.search(r"\[Commands and curves\]\((.*?)\)", path.read_text())[1]
+        assert (path.parent / link).is_file()
+    assert write(checkout) == []
+
+
+def test_marker_without_json(checkout):
+    (checkout / "README.md").write_text("<!-- results:demos -->\n<!-- /results -->\n")
+    with pytest.raises(UserError, match=r"README.md asks for the results demos.*there are: demo"):
+        render(checkout)
+
+
+def test_json_of_another_shape(checkout):
+    results = [
+        {"task": "bbox", "ours": {"call_s": {"median": 0.5, "min": 0.4, "max": 0.6}}, "times": 71},
+        {"task": "segm", "ours": {"call_s": {"median": 2.0, "min": 2.0, "max": 2.0}}},
+    ]
+    machine = {"cpu": "a fast one", "cores_used": 1}
+    content = {"command": "python bench.py", "machine": machine, "results": results}
+    write_json(checkout / "docs/results/a_benchmark.json", content)
+    text = render(checkout)[PAGE].decode()
+    assert text.index("## A demo") < text.index("## A benchmark")
+    text = text[text.index("## A benchmark") :]
+    assert row(text, "") == ["", "bbox", "segm"]
+    assert row(text, "ours call s") == ["ours call s", "0.5 (0.4 to 0.6)", "2 (2 to 2)"]
+    assert row(text, "times") == ["times", "71", "-"]
+    assert "a fast one; 1 core." in text
+    assert "python bench.py" in text
+
+
+def test_broken_json(checkout):
+    (checkout / "docs/results/bad.json").write_text("{")
+    with pytest.raises(UserError, match="is no json"):
+        render(checkout)
+
+
+def test_pictures_are_small_and_evenly_spread(tmp_path):
+    run = make_run(tmp_path / "run", pictures=6)
+    shown = copy_pictures("demo", run, 4, tmp_path)
+    assert shown == [f"pictures/demo_{i}.jpg" for i in (1, 2, 3, 4)]
+    folder = tmp_path / "docs/results"
+    for path in shown:
+        assert (folder / path).stat().st_size < 60_000
+        with Image.open(folder / path) as picture:
+            assert picture.width / picture.height == pytest.approx(2, rel=0.02)
+    (folder / "pictures/demo_two_1.jpg").write_bytes(b"another set's")
+    assert copy_pictures("demo", run, 2, tmp_path) == shown[:2]
+    left = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert left == ["demo_1.jpg", "demo_2.jpg", "demo_two_1.jpg"]
+
+
+def test_missing_picture(checkout):
+    path = checkout / "docs/results/demo.json"
+    write_json(path, {**json.loads(path.read_text()), "pictures": ["pictures/demo_1.jpg"]})
+    with pytest.raises(UserError, match=r"demo.json shows pictures/demo_1.jpg, which is missing"):
+        render(checkout)
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """The tool in this process: (exit code, what it printed)."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import make_results
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tools/make_results.py", *map(str, arguments)])
+        code = make_results.main()
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+def test_tool_from_run_to_page(main, tmp_path):
+    run = make_run(tmp_path / "output/a_seed1", pictures=1)
+    words = ["--title", "T", "--question", "Q?", "--note", "N", "--group", "A=*/a_*"]
+    code, printed = main("--root", tmp_path, "collect", "demo", *words, run)
+    assert code == 0, printed
+    assert main("--root", tmp_path, "--check")[0] == 1
+    assert main("--root", tmp_path)[0] == 0
+    assert main("--root", tmp_path, "--check")[0] == 0
+    assert main("--root", tmp_path, "page", "--check")[0] == 0
+    text = (tmp_path / PAGE).read_text()
+    assert "pictures/demo_1.jpg" in text
+    assert "tools/make_results.py --root" in text
+    assert str(tmp_path) not in text
+    (tmp_path / PAGE).write_text(text.replace("30.0", "39.9"))
+    code, printed = main("--root", tmp_path, "--check")
+    assert code == 1
+    assert "docs/results/README.md" in printed
+
+
+def test_tool_refuses_in_words(main, tmp_path):
+    run = make_run(tmp_path / "half", status="interrupted")
+    words = ["--title", "T", "--question", "Q?"]
+    code, printed = main("--root", tmp_path, "collect", "demo", *words, run)
+    assert code == 2
+    assert printed.startswith(f"error: {run} is not finished (its status is interrupted)")
+    assert not (tmp_path / "docs").exists()
+    run = make_run(tmp_path / "plain")
+    code, printed = main("--root", tmp_path, "collect", "x", *words, "--pictures-from", run, run)
+    assert code == 2
+    assert "has no pictures: tools/draw_predictions.py" in printed
+    code, printed = main("--root", tmp_path, "collect", "../x", *words, run)
+    assert code == 2
+
+
+def test_nobody_edits_the_page_of_this_checkout(main):
+    """Whoever adds a json in docs/results runs `make results`."""
+    code, printed = main("--check")
+    assert code == 0, printed

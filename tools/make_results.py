@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Measured numbers: from run folders to docs/results/*.json, and from these to the page.
+
+    python tools/make_results.py                 # write docs/results/README.md and other tables
+    python tools/make_results.py --check         # say what is not up to date; exit 1 if anything is
+    python tools/make_results.py collect quickstart --title "The first run" \\
+        --question "What does a pretrained backbone bring?" \\
+        --group "frozen, pretrained=*/frozen_*" --group "frozen, random=*/random_*" output/*_seed?
+
+Exit codes: 0 done, 1 not up to date, 2 a mistake in files or command line.
+"""
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from det_transfer.errors import UserError
+from det_transfer.report.collect import collect
+from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
+from det_transfer.run_folder import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_page(args: argparse.Namespace) -> int:
+    if not args.check:
+        for path in write(args.root):
+            print(f"wrote {path}")
+        return 0
+    old = stale(args.root, render(args.root))
+    for path in old:
+        print(f"{path} is not what {FOLDER}/*.json give: run make results, do not edit it by hand")
+    return 1 if old else 0
+
+
+def make_json(args: argparse.Namespace) -> int:
+    if not re.fullmatch(r"[\w-]+", args.name):
+        raise UserError(f"NAME is {args.name!r}; letters, digits, - and _ make a file's name")
+    content = collect(
+        args.runs,
+        args.root,
+        title=args.title,
+        question=args.question,
+        notes=args.note,
+        groups=args.group,
+        machine=args.machine,
+        command=shlex.join(sys.argv),
+    )
+    shown = args.pictures_from or next((r for r in args.runs if has_pictures(r)), None)
+    if args.pictures and shown is None:
+        print("no run has pictures: tools/draw_predictions.py RUN makes them")
+    elif args.pictures:
+        if not has_pictures(shown):
+            raise UserError(
+                f"{shown} has no pictures: tools/draw_predictions.py {shown} makes them"
+            )
+        content["pictures"] = copy_pictures(args.name, shown, args.pictures, args.root)
+    write_json(args.root / FOLDER / f"{args.name}.json", content)
+    print(f"wrote {FOLDER}/{args.name}.json; make results writes the page")
+    return 0
+
+
+def has_pictures(run: str) -> bool:
+    return any((Path(run) / "pictures").glob("*.jpg"))
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
+    parser.add_argument("--check", action="store_true", help="write nothing, see above")
+    parser.set_defaults(call=make_page)
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    page = commands.add_parser("page", help="write the page (what is done without a COMMAND)")
+    page.add_argument("--check", action="store_true", default=argparse.SUPPRESS)
+
+    one = commands.add_parser("collect", help=f"write {FOLDER}/NAME.json from run folders")
+    one.set_defaults(call=make_json)
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("runs", metavar="RUN", nargs="+", help="finished run folders")
+    one.add_argument("--title", required=True)
+    one.add_argument("--question", required=True, help="what these runs are to answer")
+    one.add_argument("--note", action="append", default=[], help="a paragraph for the page")
+    one.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="LABEL=GLOB",
+        help="runs that differ in their seed alone; the first glob that fits a run counts "
+        "(default: names that differ in a seed at the end)",
+    )
+    one.add_argument("--machine", default="", help="of the runs (default: this machine's)")
+    one.add_argument("--pictures", type=int, default=4, metavar="N", help="how many to copy")
+    one.add_argument("--pictures-from", metavar="RUN", help="default: the first that has some")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    args = parse()
+    try:
+        return args.call(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -73,6 +73,8 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # int: the batch (images over all processes) for which BASE_LR was chosen. With another
     # IMS_PER_BATCH the learning rate follows linearly (Goyal et al. 2017). 0: it does not.
     cfg.SOLVER.REFERENCE_BATCH = 0
+    # str: "SGD" (Detectron2's) or "AdamW", on the same parameter groups.
+    cfg.SOLVER.OPTIMIZER = "SGD"
     # str: precision under SOLVER.AMP.ENABLED: "fp16" (Detectron2's, needs CUDA), "bf16" (CUDA and
     # CPU), "auto" (times bf16 against fp32 for a few steps and takes the faster).
     cfg.SOLVER.AMP.DTYPE = "fp16"

@@ -22,7 +22,11 @@ __all__ = ["USER_ERROR", "launch", "run"]
 
 # What torch says of Detectron2's code, of which a user can do nothing.
 _NOISY_LOGGERS = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
-_NOISY_WARNINGS = ("torch.meshgrid", "`torch.jit.script` is deprecated")
+_NOISY_WARNINGS = (
+    "torch.meshgrid",
+    "`torch.jit.script` is deprecated",
+    "`broadcast_buffers` is deprecated",  # its successor is too new for our floor
+)
 
 USER_ERROR = 2  # exit code of a user's mistake; a bug of ours is a traceback and exit code 1
 

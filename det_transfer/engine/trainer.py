@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..reuse import reuse_table
 from .checkpoint import TransferCheckpointer
 from .hooks import RunRecord, SeedEachStep, writers
+from .optimizer import build_optimizer
 from .precision import AUTO, autocast, choose, precision_of
 
 __all__ = ["StepTrainer", "TransferTrainer"]
@@ -158,6 +159,10 @@ class TransferTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_checkpointer(

@@ -41,9 +41,9 @@ class Content:
     """
 
     rare: int = 20
-    common: int = 50
+    common: int = 60
     frequent: int = 40
-    train_images: int = 1400
+    train_images: int = 1500
     val_images: int = 400
     objects: tuple[int, int] = (3, 8)
     val_least: int = 5

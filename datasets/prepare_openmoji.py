@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Render the embedded dataset: scenes of OpenMoji drawings in LVIS v1 format.
 
-    python datasets/prepare_openmoji.py                      # datasets/openmoji, about 35 MB
+    python datasets/prepare_openmoji.py                      # datasets/openmoji, 38 MB
     python datasets/prepare_openmoji.py --out small --train-images 60 --val-images 20 \\
         --rare 4 --common 8 --frequent 0
 

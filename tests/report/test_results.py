@@ -90,6 +90,16 @@ def test_same_input_same_bytes(checkout):
     assert svg.count(b"#1f77b4") >= 3  # first group's colour: three runs
 
 
+def test_an_edited_curve_is_seen_where_it_can_be(checkout):
+    write(checkout)
+    svg = (checkout / CURVE).read_bytes()
+    (checkout / CURVE).write_bytes(svg.replace(b"#1f77b4", b"#000000"))
+    assert stale(checkout, render(checkout)) == [CURVE]
+    # Another matplotlib draws otherwise: its file is left alone.
+    (checkout / CURVE).write_bytes(svg.replace(b"Matplotlib v", b"Matplotlib v0."))
+    assert stale(checkout, render(checkout)) == []
+
+
 def test_tables_between_markers_and_nothing_else(checkout):
     before, after = "# Top\n<!-- results:demo -->\n", "<!-- /results -->\nEnd 12.3\n"
     (checkout / "README.md").write_text(before + "| typed | 99.9 |\n" + after)

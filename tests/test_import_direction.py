@@ -1,4 +1,4 @@
-"""Who may import whom, read from the imports themselves (docs/architecture.md shows the picture)."""
+"""Who may import whom, read from the imports themselves (docs/architecture.md has the picture)."""
 
 import ast
 from pathlib import Path

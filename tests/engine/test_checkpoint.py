@@ -1,0 +1,125 @@
+"""What MODEL.WEIGHTS may name, and what is said where it does not fit."""
+
+import logging
+import pickle
+
+import pytest
+import torch
+
+from det_transfer import run_folder
+from det_transfer.engine.checkpoint import TransferCheckpointer
+from det_transfer.engine.detection import DetectionTrainer, prepare
+from det_transfer.engine.setup import setup
+from det_transfer.errors import UserError
+from det_transfer.reuse import trunk_of
+
+
+@pytest.fixture
+def loaded(arguments):
+    """Build the tiny detector and load a source into it."""
+
+    def load(source, *opts, **flags):
+        cfg = setup(arguments("MODEL.WEIGHTS", source, *opts, **flags), prepare)
+        model = DetectionTrainer.build_model(cfg)
+        checkpointer = TransferCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+        return model, checkpointer
+
+    return load
+
+
+@pytest.fixture
+def trunk_file(loaded, tmp_path):
+    """A .pth with other weights for the tiny detector's trunk, under timm's own names."""
+    state = trunk_of(loaded("", output="donor")[0]).net.state_dict()
+    path = tmp_path / "trunk.pth"
+    torch.save({name: torch.randn_like(v.float()) for name, v in state.items()}, path)
+    return path
+
+
+def test_trunk_weights_from_a_file(loaded, trunk_file):
+    model, checkpointer = loaded(trunk_file)
+    state = torch.load(trunk_file)
+    ours = trunk_of(model).net.state_dict()
+    counters = {name for name in ours if name.endswith("num_batches_tracked")}
+    assert all(torch.equal(ours[name], state[name]) for name in ours if name not in counters)
+    assert str(trunk_file) in checkpointer.origin
+    assert not checkpointer.whole_model
+
+
+def test_a_frozen_trunk_needs_every_tensor(loaded, trunk_file):
+    state = torch.load(trunk_file)
+    del state["layer1.0.conv1.weight"]
+    torch.save(state, trunk_file)
+    with pytest.raises(UserError, match=r"frozen trunk needs them all.*layer1\.0\.conv1\.weight"):
+        loaded(trunk_file)
+    loaded(trunk_file, "MODEL.REUSE.MODE", "", output="unfrozen")
+
+
+def test_weights_of_another_architecture(loaded, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({f"features.{i}.weight": torch.zeros(3) for i in range(9)}, path)
+    with pytest.raises(UserError, match=r"matched 0 of \d+ tensors .* another architecture"):
+        loaded(path)
+
+
+def test_missing_and_hostile_files(loaded, tmp_path):
+    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS .*nowhere\.pth does not exist"):
+        loaded(tmp_path / "nowhere.pth")
+    hostile = tmp_path / "hostile.pkl"
+
+    class Runs:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "was_run"), "w"))
+
+    hostile.write_bytes(pickle.dumps({"model": Runs()}))
+    with pytest.raises(UserError, match=r"hostile\.pkl"):
+        loaded(hostile)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_preprocessing_that_is_not_the_weights_own(loaded, trunk_file):
+    state = torch.load(trunk_file)
+    own = {"format": "RGB", "mean": [127.0] * 3, "std": [128.0] * 3}
+    torch.save({"model": state, "preprocessing": own}, trunk_file)
+    with pytest.raises(UserError, match=r"were trained with RGB") as error:
+        loaded(trunk_file)
+    assert 'FORMAT: "RGB"' in str(error.value)
+    assert "PIXEL_MEAN: [127.000, 127.000, 127.000]" in str(error.value)
+    loaded(
+        trunk_file,
+        *("INPUT.FORMAT", "RGB"),
+        *("MODEL.PIXEL_MEAN", [127.0] * 3),
+        *("MODEL.PIXEL_STD", [128.0] * 3),
+        output="right",
+    )
+
+
+def test_preprocessing_that_nothing_is_known_of_is_logged(loaded, trunk_file, caplog):
+    logging.getLogger("det_transfer").propagate = True
+    loaded(trunk_file)
+    assert "carries no word about its preprocessing" in caplog.text
+
+
+def test_a_detector_of_ours_starts_another_run(train, loaded, tmp_path):
+    donor = train(output="donor").model.state_dict()
+    model, checkpointer = loaded(tmp_path / "donor" / "model_final.pth")
+    assert checkpointer.whole_model
+    assert all(torch.equal(value, donor[name]) for name, value in model.state_dict().items())
+
+
+def test_a_checkpoint_is_whole_or_not_there(train, monkeypatch, tmp_path):
+    trainer = train()
+    folder = tmp_path / "run"
+    before = (folder / "model_final.pth").read_bytes()
+
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("det_transfer.engine.checkpoint.torch.save", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.checkpointer.save("model_final")
+    assert (folder / "model_final.pth").read_bytes() == before
+    assert not list(folder.glob(".*.tmp"))
+    assert run_folder.read_json(folder / "run.json")["status"] == "finished"

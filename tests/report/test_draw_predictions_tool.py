@@ -53,5 +53,5 @@ def test_what_cannot_be_drawn(draw, tmp_path):
     with pytest.raises(UserError, match="tinny is not registered; did you mean tiny"):
         draw(dataset="tinny")
     (tmp_path / "run/eval/tiny/predictions/part-0.npz").unlink()
-    with pytest.raises(UserError, match="has no predictions; tools/train_net.py --eval-only"):
+    with pytest.raises(UserError, match="has no predictions; tools"):
         draw()

@@ -194,12 +194,11 @@ BACKGROUNDS: dict[str, dict[str, Field]] = {
 
 
 def _background(rng: np.random.Generator, size: int, field: Field) -> np.ndarray:
-    """(H, W, 3) uint8: a field between two colours, with a fine grain."""
-    first, second = rng.uniform(30, 235, (2, 3))
-    grain = rng.standard_normal((size, size), dtype=np.float32) * np.float32(rng.uniform(0, 0.01))
-    share = np.clip(field(rng, size) + grain, 0, 1)
-    steps = np.linspace(first, second, 256).astype(np.uint8)
-    return steps[(share * 255).astype(np.uint8)]
+    """(H, W, 3) float32 in 0..255: a field between two colours, with a fine grain."""
+    first, second = rng.uniform(30, 235, (2, 1, 1, 3)).astype(np.float32)
+    share = np.asarray(field(rng, size), np.float32)[..., None]
+    grain = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(0, 1.5))
+    return first + (second - first) * share + grain
 
 
 # Objects -----------------------------------------------------------------------------------------
@@ -273,8 +272,7 @@ class _Canvas:
                 self.owner = owner
                 self.whole.append(int(solid.sum()))
                 alpha = pixels[..., 3:] / 255
-                below = self.colours[area].astype(np.float32)
-                self.colours[area] = below + (pixels[..., :3] - below) * alpha
+                self.colours[area] += (pixels[..., :3] - self.colours[area]) * alpha
                 return True
         return False
 
@@ -322,7 +320,8 @@ def draw_scene(
             f"{len(glyphs)} objects of at least {look.short_side[0]} px do not fit into "
             f"{look.size} x {look.size} px"
         )
+    image = Image.fromarray(np.clip(canvas.colours, 0, 255).astype(np.uint8))
     buffer = io.BytesIO()
-    Image.fromarray(canvas.colours).save(buffer, "JPEG", quality=look.quality, optimize=True)
+    image.save(buffer, "JPEG", quality=look.quality, optimize=True)
     masks = canvas.owner == np.arange(len(glyphs), dtype=np.int16)[:, None, None]
     return Scene(buffer.getvalue(), masks, np.array(canvas.whole), family)

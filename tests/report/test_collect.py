@@ -123,21 +123,21 @@ def test_versions_that_differ_are_all_named(root):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/home/me/code/tools/x.py", "tools/x.py"),
-        ("OUT /home/me/code/output/a", "OUT output/a"),
-        ("[['a','/home/me/data/a.json']]", "[['a','../data/a.json']]"),
+        ("/srv/me/code/tools/x.py", "tools/x.py"),
+        ("OUT /srv/me/code/output/a", "OUT output/a"),
+        ("[['a','/srv/me/data/a.json']]", "[['a','../data/a.json']]"),
         ("W /mnt/big/w.pth", "W w.pth"),
-        ("--x=/mnt/home/me/code/w.pth", "--x=w.pth"),
+        ("--x=/mnt/srv/me/code/w.pth", "--x=w.pth"),
         ("detectron2://a/b.pkl https://x.org/a", "detectron2://a/b.pkl https://x.org/a"),
         ("package://lite0 ../shared/w ~/w a/b", "package://lite0 ../shared/w ~/w a/b"),
     ],
 )
 def test_paths_of_the_machine_go(tmp_path, text, expected):
-    assert _relative(text, Path("/home/me/code")) == expected
+    assert _relative(text, Path("/srv/me/code")) == expected
 
 
-@given(st.lists(st.lists(st.sampled_from(["home", "me", "code", "x.y", "a-b"]), min_size=1)))
+@given(st.lists(st.lists(st.sampled_from(["srv", "me", "code", "x.y", "a-b"]), min_size=1)))
 def test_no_absolute_path_is_left(paths):
     text = " ".join("/" + "/".join(path) for path in paths)
-    shown = _relative(text, Path("/home/me/code"), ["/home/a-b"])
+    shown = _relative(text, Path("/srv/me/code"), ["/srv/a-b"])
     assert not re.search(r"(^| )/", shown)

@@ -29,7 +29,8 @@ class TimmBackbone(Backbone):
     Args:
         name: a timm model, e.g. "tf_efficientnet_lite0"; a pretrained tag behind a dot is allowed
         out_features: the features to return, e.g. ["res3", "res4", "res5"]; layers that only
-            others would need are left out where timm can do so
+            others would need are left out where timm can do so (its EfficientNets and HRNets keep
+            them, without a part in the outputs: DistributedDataParallel would wait for those)
         in_channels: of the images
         drop_path_rate: stochastic depth in training; 0 is without
 

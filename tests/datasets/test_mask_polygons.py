@@ -61,3 +61,7 @@ def test_box_is_tight(mask):
         assert cut[-1].any()
         assert cut[:, 0].any()
         assert cut[:, -1].any()
+
+
+def test_parts_that_touch_at_a_corner_are_two_polygons():
+    assert len(polygons(np.eye(2, dtype=bool))) == 2

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import nn
@@ -58,7 +57,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         )
         self.origin = "random initialisation"
         self.whole_model = False
-        self._strict = False
+        self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save under a temporary name and rename: a checkpoint that is there is whole."""
@@ -95,8 +94,6 @@ class TransferCheckpointer(DetectionCheckpointer):
         if path.startswith(_TRUNK_SCHEMES):
             self._load_trunk(read_weights(path, trunk=self._trunk()))
             return {}
-        if not PathManager.isfile(path.split("?")[0]) and "://" not in path:
-            raise UserError(f"MODEL.WEIGHTS {path} does not exist")
         weights = read_weights(path, fetch=PathManager.get_local_path, trunk=self._trunk())
         if not self._is_detector(weights):
             if self._mode == "" and not hasattr(self._trunk(), "timm_name"):
@@ -105,19 +102,12 @@ class TransferCheckpointer(DetectionCheckpointer):
             return {}
         self._check_preprocessing(weights)
         self.whole_model = True
-        self._strict = resuming
+        self._resuming = resuming
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # Never through an open unpickler: what comes from elsewhere could run code.
         content = read_checkpoint(Path(filename), source=self.origin)
-        if "model" not in content and filename.endswith(".pkl"):
-            # As Detectron2 takes it: a file of Caffe2's, whose detectors lie under "blobs".
-            blobs = content.get("blobs", content)
-            model = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
-            content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
-        elif "model" not in content:
-            content = {"model": content}
         if "matching_heuristics=True" in self._parsed_url_during_load.query:
             content["matching_heuristics"] = True
         return content
@@ -125,17 +115,25 @@ class TransferCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         missing = [*incompatible.missing_keys, *(k for k, *_ in incompatible.incorrect_shapes)]
-        total = len(self.model.state_dict())
-        if self._strict and missing:
-            raise UserError(
-                f"{self.origin} does not fit this model: {len(missing)} of {total} tensors are "
-                f"missing or of another shape, e.g. {', '.join(missing[:3])}; resume with the "
-                "config that the run was started with"
-            )
-        return incompatible
+        trunk = [name for name in missing if name.startswith(self._trunk_prefix())]
+        if self._resuming and missing:
+            needs = "resume with the config that the run was started with"
+        elif self._mode == "frozen" and trunk:
+            missing, needs = trunk, "a frozen trunk needs them all"
+        else:
+            return incompatible
+        raise UserError(
+            f"{self.origin} does not fit this model: {len(missing)} of "
+            f"{len(self.model.state_dict())} tensors are missing or of another shape, e.g. "
+            f"{', '.join(missing[:3])}; {needs}"
+        )
 
     def _trunk(self) -> nn.Module:
         return trunk_of(_unwrapped(self.model))
+
+    def _trunk_prefix(self) -> str:
+        trunk = self._trunk()
+        return next(f"{name}." for name, m in self.model.named_modules() if m is trunk)
 
     def _is_detector(self, weights: Weights) -> bool:
         parts = {name for name, _ in _unwrapped(self.model).named_children()}
@@ -144,14 +142,6 @@ class TransferCheckpointer(DetectionCheckpointer):
     def _load_trunk(self, weights: Weights) -> None:
         self._check_preprocessing(weights)
         trunk = self._trunk()
-        if weights.heuristics:
-            # Caffe2's names; Detectron2 knows how they read today.
-            state = align_and_update_state_dicts(
-                trunk.state_dict(),
-                dict(weights.state),
-                c2_conversion=weights.heuristics == "Caffe2",
-            )
-            weights = weights.with_state(state)
         report = load_trunk(trunk, weights, strict=self._mode == "frozen")
         logger.info("Trunk: %s", report)
 

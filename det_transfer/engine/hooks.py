@@ -1,13 +1,16 @@
 """Hooks and writers of every run: seeds, the run's record, progress."""
 
+import contextlib
 import datetime
 import logging
 import os
 import platform
 import resource
+import shlex
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +65,7 @@ class RunRecord(HookBase):
         self._step_times: list[float] = []
         self._content: dict[str, Any] = {
             "status": "built",
-            "command": " ".join(sys.argv),
+            "command": shlex.join(sys.argv),
             "seed": cfg.SEED,
             "processes": comm.get_world_size(),
             "device": _device_name(cfg),
@@ -203,7 +206,15 @@ def _versions() -> dict[str, str]:
 def _device_name(cfg: CfgNode) -> str:
     if cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu, {torch.get_num_threads()} threads"
+    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
 
 
 def _peak_memory() -> dict[str, int]:

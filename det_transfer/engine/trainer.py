@@ -85,7 +85,10 @@ class StepTrainer(SimpleTrainer):
         try:
             with autocast(self.precision, self.device):
                 losses = self.model(batch)
-        except FloatingPointError:  # Detectron2's proposal generator on boxes that are not finite
+        except (FloatingPointError, AssertionError) as error:
+            # Detectron2's proposal generator and Boxes.clip, where boxes are not finite.
+            if "Inf/NaN" not in str(error) and "infinite or NaN" not in str(error):
+                raise
             return {}, torch.tensor(torch.nan, device=self.device)
         return losses, sum(losses.values())
 

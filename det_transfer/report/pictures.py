@@ -42,8 +42,8 @@ def draw_predictions(
     content = json.loads(Path(json_file).read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in content["categories"]}
     images = sorted(content["images"], key=lambda image: image["id"])
-    chosen = [images[i] for i in np.linspace(0, len(images) - 1, count).round().astype(int)]
-    chosen = list({image["id"]: image for image in chosen}.values())
+    places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    chosen = [images[place] for place in places]
     truth = _by_image(
         (a["image_id"], a["category_id"], a["bbox"], None) for a in content["annotations"]
     )
@@ -109,7 +109,7 @@ def _label(draw, text, left, top, colour, font, size, bar) -> None:
     """The name on a filled strip above the box, moved where it would leave the picture."""
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
     width, height = x1 - x0 + 6, y1 - y0 + 6
-    left = min(max(left, 0), size[0] - width)
+    left = max(min(left, size[0] - width), 0)
     top = min(max(top - height, bar), size[1] - height)
     draw.rectangle((left, top, left + width, top + height), fill=colour)
     draw.text((left + 3 - x0, top + 3 - y0), text, fill="white", font=font)

@@ -65,7 +65,7 @@ def test_weights_of_another_architecture(loaded, tmp_path):
 
 def test_missing_and_hostile_files(loaded, tmp_path):
     with pytest.raises(UserError, match=r"MODEL\.WEIGHTS .*nowhere\.pth does not exist"):
-        loaded(tmp_path / "nowhere.pth")
+        loaded(tmp_path / "nowhere.pth", output="first")
     hostile = tmp_path / "hostile.pkl"
 
     class Runs:
@@ -106,6 +106,16 @@ def test_a_detector_of_ours_starts_another_run(train, loaded, tmp_path):
     model, checkpointer = loaded(tmp_path / "donor" / "model_final.pth")
     assert checkpointer.whole_model
     assert all(torch.equal(value, donor[name]) for name, value in model.state_dict().items())
+
+
+def test_a_detector_without_all_of_the_frozen_trunk(train, loaded, tmp_path):
+    train(output="donor")
+    path = tmp_path / "donor" / "model_final.pth"
+    content = torch.load(path)
+    del content["model"]["backbone.bottom_up.net.layer1.0.conv1.weight"]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"1 of \d+ tensors .*layer1.*frozen trunk needs them all"):
+        loaded(path)
 
 
 def test_a_checkpoint_is_whole_or_not_there(train, monkeypatch, tmp_path):

@@ -243,3 +243,34 @@ def test_metrics_are_detectron2s(train, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").open()]
     assert any("bbox/AP" in row for row in rows)
     assert {"total_loss", "lr", "iteration"} <= set().union(*rows)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FloatingPointError("Predicted boxes or scores contain Inf/NaN. Training has diverged."),
+        AssertionError("Box tensor contains infinite or NaN!"),
+    ],
+)
+def test_where_detectron2_itself_gives_up(error, arguments):
+    trainer = DetectionTrainer(setup(arguments(), prepare))
+
+    def forward(batch):
+        raise error
+
+    trainer.model.forward = forward
+    with pytest.raises(
+        UserError, match=r"not finite at iteration 0 \(the proposals are not\).*png"
+    ):
+        trainer.train()
+
+
+def test_other_assertions_are_ours(arguments):
+    trainer = DetectionTrainer(setup(arguments(), prepare))
+
+    def forward(batch):
+        raise AssertionError("a bug")
+
+    trainer.model.forward = forward
+    with pytest.raises(AssertionError, match="a bug"):
+        trainer.train()

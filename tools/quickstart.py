@@ -28,7 +28,8 @@ def call(*command: str) -> None:
 def train(run: Path, config_file: str, opts: list[str]) -> None:
     if run_status(run) == "finished":
         return
-    resume = ["--resume"] if (run / "last_checkpoint").exists() else []
+    # Broken off before its first checkpoint, a run that is resumed starts afresh.
+    resume = ["--resume"] if run.exists() else []
     command = ["tools/train_net.py", "--config-file", config_file, *resume]
     call(*command, "OUTPUT_DIR", str(run), *opts)
 
@@ -46,13 +47,11 @@ def summary(run: Path, pictures: list[Path]) -> str:
     evaluation = run_folder.eval_folder(run, DATASET)
     return "\n".join(
         [
-            f"Box AP {box['AP']:.1f} (rare {box['APr']:.1f}, common {box['APc']:.1f}, frequent "
-            f"{box['APf']:.1f}), AP50 {box['AP50']:.1f}, in 0-100 on {DATASET}",
+            f"Box AP {ap(box['AP'])} (rare {ap(box['APr'])}, common {ap(box['APc'])}, frequent "
+            f"{ap(box['APf'])}), AP50 {ap(box['AP50'])}, in 0-100 on {DATASET}",
             f"Time   training {minutes(seconds['training'])}, evaluation "
             f"{minutes(seconds['evaluation'])}; peak memory {memory / 2**30:.1f} GB",
-            f"Look   {pictures[0].parent}/ ({len(pictures)} pictures: truth left, predicted right)"
-            if pictures
-            else "Look   no predictions to draw",
+            f"Look   {run}/pictures: {len(pictures)} images, truth left, predictions right",
             f"Files  {evaluation}/results.json, per_category.csv; weights {run}/model_final.pth",
             "Next   your own data (COCO or LVIS json): .venv/bin/python tools/train_net.py "
             "--config-file configs/quickstart.yaml OUTPUT_DIR output/mine "
@@ -60,6 +59,10 @@ def summary(run: Path, pictures: list[Path]) -> str:
             "DATASETS.TRAIN \"('train',)\" DATASETS.TEST \"('val',)\"",
         ]
     )
+
+
+def ap(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"  # no class of this kind in the val images
 
 
 def minutes(seconds: float) -> str:

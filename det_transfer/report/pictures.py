@@ -24,7 +24,7 @@ def draw_predictions(
     image_root: str | Path,
     *,
     count: int = 8,
-    min_score: float = 0.4,
+    min_score: float = 0.25,
     scale: float = 2.0,
     folder: str = "pictures",
 ) -> list[Path]:

@@ -96,6 +96,33 @@ def test_a_folder_with_a_run_is_refused(train, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
+def test_resuming_before_the_first_checkpoint_starts_afresh(train, tmp_path, monkeypatch):
+    expected = states(train(output="whole"))
+    broken = DetectionTrainer.after_step
+
+    def stop(self):
+        broken(self)
+        raise RuntimeError("power cut")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectionTrainer, "after_step", stop)
+        with pytest.raises(RuntimeError):
+            train()
+    assert_same(expected, states(train(resume=True)))
+
+
+def test_broken_off_between_training_and_evaluation(train, tmp_path, monkeypatch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectionTrainer, "test", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train()
+    assert run_folder.read_json(tmp_path / "run" / "run.json")["status"] == "failed"
+    train(resume=True)
+    record = run_folder.read_json(tmp_path / "run" / "run.json")
+    assert record["status"] == "finished"
+    assert "AP" in record["results"]["bbox"]
+
+
 def test_eval_only_equals_the_evaluation_at_the_end(train, arguments, tmp_path):
     train()
     expected = run_folder.read_json(tmp_path / "run" / "run.json")["results"]

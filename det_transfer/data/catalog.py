@@ -50,7 +50,15 @@ def register_datasets(cfg: CfgNode) -> None:
 
 
 def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
-    """Register one COCO- or LVIS-format dataset; its file is read when first asked for."""
+    """Register one COCO- or LVIS-format dataset; its file is read when first asked for.
+
+    Raises:
+        UserError: the name is taken by a dataset that somebody else registered
+    """
+    if name in DatasetCatalog.list() and not isinstance(DatasetCatalog[name], JsonDataset):
+        raise UserError(
+            f"DATASETS.CUSTOM: the name {name} is taken by another dataset; choose another name"
+        )
     dataset = JsonDataset(name, str(json_file), str(image_root))
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
@@ -63,7 +71,7 @@ def _problems(name: str) -> list[str]:
     if name not in DatasetCatalog.list():
         near = nearest(name, DatasetCatalog.list())
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        return [f"dataset {name} is not registered{hint} Own data goes into DATASETS.CUSTOM."]
+        return [f"dataset {name} is not registered{hint} (own data goes into DATASETS.CUSTOM)"]
     metadata = MetadataCatalog.get(name)
     source = next((text for start, text in _SOURCES.items() if name.startswith(start)), "")
     missing = [

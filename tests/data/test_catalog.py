@@ -103,6 +103,13 @@ def test_missing_files_and_names(tiny_coco, tmp_path, monkeypatch):
         register_datasets(config.cfg)
 
 
+def test_a_name_that_is_taken(tiny_coco):
+    with pytest.raises(UserError, match="coco_2017_train is taken by another dataset"):
+        register("coco_2017_train", *tiny_coco)
+    register("mine", *tiny_coco)
+    register("mine", *tiny_coco)  # one's own can be registered anew
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -18,7 +18,7 @@ _REQUIRED = {
 def format_problems(content: Any) -> Iterator[str]:
     """Why `content` is neither COCO nor LVIS format, a line each; nothing where it is one of them.
 
-    Looks at the first entry of each list for the keys and at all entries for the references.
+    Looks at all entries, for the keys that everything later relies on and for the references.
     """
     if not isinstance(content, dict):
         yield f"is a json {type(content).__name__}, not the object of COCO or LVIS format"
@@ -30,14 +30,18 @@ def format_problems(content: Any) -> Iterator[str]:
         return
     broken = False
     for name, keys in _REQUIRED.items():
-        for entry in content[name][:1]:
-            absent = [key for key in keys if key not in entry]
+        for index, entry in enumerate(content[name]):
+            absent = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if absent:
                 broken = True
-                yield f"the entries of {name} have no {', '.join(absent)}"
-    if content["images"] and not {"file_name", "coco_url"} & set(content["images"][0]):
-        broken = True
-        yield "the entries of images have no file_name (COCO) or coco_url (LVIS)"
+                yield f"{name}[{index}] has no {', '.join(absent)}"
+                break
+    if not broken:
+        for index, image in enumerate(content["images"]):
+            if "file_name" not in image and "coco_url" not in image:
+                broken = True
+                yield f"images[{index}] has no file_name (COCO) or coco_url (LVIS)"
+                break
     if not content["categories"]:
         yield "has no categories"
     if not broken:

@@ -121,7 +121,15 @@ def test_a_name_that_is_taken(tiny_coco):
         ),
         (
             '{"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": []}',
-            "images have no height, width",
+            r"images\[0\] has no height, width",
+        ),
+        (
+            '{"images": [{"id": 1, "height": 1, "width": 1}], "categories": [], "annotations": []}',
+            r"images\[0\] has no file_name",
+        ),
+        (
+            '{"images": [], "categories": [{"id": 1, "name": "a"}, 7], "annotations": []}',
+            r"categories\[1\] has no id, name",
         ),
         ('{"images": [], "categories": [], "annotations": []}', "no categories"),
         (

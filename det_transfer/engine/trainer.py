@@ -19,6 +19,7 @@ from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, create_dd
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..errors import UserError
@@ -63,9 +64,10 @@ class StepTrainer(SimpleTrainer):
         if self.precision == AUTO:
             batch = next(self._data_loader_iter)
             self._data_loader_iter_obj = itertools.chain([batch], self._data_loader_iter)
-            self.precision = choose(
-                self.model, lambda: sum(self.model(batch).values()), self.device
-            )
+            with EventStorage():  # Detectron2's heads put their counts somewhere
+                self.precision = choose(
+                    self.model, lambda: sum(self.model(batch).values()), self.device
+                )
 
     def run_step(self) -> None:
         start = time.perf_counter()

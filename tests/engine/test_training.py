@@ -225,6 +225,11 @@ def test_bf16_trains_on_the_cpu_and_auto_is_kept_on_resume(train, tmp_path, monk
     assert run_folder.read_json(tmp_path / "auto" / "run.json")["precision"] == "bf16"
 
 
+def test_auto_trains(train, tmp_path):
+    train("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "auto", "SOLVER.MAX_ITER", 2)
+    assert run_folder.read_json(tmp_path / "run" / "run.json")["precision"] in ("fp32", "bf16")
+
+
 def test_auto_trains_on_the_batch_it_was_timed_on(arguments, monkeypatch):
     args = arguments("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "auto")
     trainer = DetectionTrainer(setup(args, prepare))

@@ -13,11 +13,9 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or 
 import argparse
 import sys
 
-from detectron2.engine import default_argument_parser
-
 from det_transfer.engine.detection import DetectionTrainer, prepare
 from det_transfer.engine.launch import launch
-from det_transfer.engine.setup import setup
+from det_transfer.engine.setup import argument_parser, setup
 
 
 def main(args: argparse.Namespace) -> None:
@@ -31,4 +29,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(launch(main, default_argument_parser(epilog=__doc__).parse_args()))
+    sys.exit(launch(main, argument_parser(__doc__).parse_args()))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
@@ -22,12 +22,17 @@ from .. import run_folder
 from ..config import Config, differences, load_config, scale_learning_rate, validate
 from ..errors import UserError
 
-__all__ = ["setup"]
+__all__ = ["argument_parser", "setup"]
 
 logger = logging.getLogger(__name__)
 
 # One line a class: 1,203 of them for LVIS. They stay in the file.
 _FILE_ONLY = ("detectron2.data.samplers.distributed_sampler",)
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """Detectron2's flags, with the words of one of our programs below them."""
+    return default_argument_parser(epilog=description)
 
 
 def setup(

@@ -16,10 +16,14 @@ class UserError(ValueError):
 
 
 def nearest(word: str, choices: Iterable[str], most: int = 3) -> list[str]:
-    """The choices spelt most like `word`, best first; empty where nothing comes close."""
+    """The choices spelt most like `word`, best first; empty where nothing comes close.
+
+    Where one is much nearer than the others, it stands alone.
+    """
     by_lower = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(word.lower(), by_lower, n=most, cutoff=0.6)
-    return [by_lower[name] for name in found]
+    likeness = [difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in found]
+    return [by_lower[n] for n, r in zip(found, likeness, strict=True) if r > likeness[0] - 0.1]
 
 
 def raise_all(problems: Iterable[str]) -> None:

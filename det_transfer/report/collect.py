@@ -34,7 +34,16 @@ __all__ = ["KIND", "collect"]
 KIND = "runs"
 _MAX_POINTS = 60  # of a loss curve
 # Runs of one group may differ in these alone: none of them changes what is trained.
-_FREE = ("SEED", "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD")
+# What SOLVER.AMP came to is a run's precision, and that must be the same.
+_FREE = (
+    "SEED",
+    "OUTPUT_DIR",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.AMP.DTYPE",
+    "SOLVER.AMP.ENABLED",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "VIS_PERIOD",
+)
 
 
 def collect(
@@ -236,6 +245,8 @@ def _mixed(
             for key in config
             if key in configs[0] and key not in _FREE and config[key] != configs[0][key]
         ]
+        if row["precision"] != rows[0]["precision"]:
+            keys.append("precision")
         if keys:
             yield (
                 f"group {label}: {rows[0]['run']} and {row['run']} differ in {', '.join(keys)}; "

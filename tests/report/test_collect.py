@@ -115,6 +115,12 @@ def test_a_group_is_seeds_of_one_recipe(root):
     assert "a1 and a3 differ in SOLVER.BASE_LR;" in other_recipe
 
 
+def test_a_group_has_one_precision(root):
+    runs = [make_run(root / "a1", 1), make_run(root / "a2", 2, precision="bf16")]
+    with pytest.raises(UserError, match="a1 and a2 differ in precision;"):
+        collected(runs, root, groups=["A=*"])
+
+
 def test_versions_that_differ_are_all_named(root):
     runs = [make_run(root / "a_seed1"), make_run(root / "a_seed2", 2, versions={"torch": "2.6.0"})]
     assert collected(runs, root)["versions"]["torch"] == "2.14.1, 2.6.0"

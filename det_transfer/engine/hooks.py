@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import (
@@ -30,7 +31,14 @@ from tqdm import tqdm
 
 from .. import run_folder
 
-__all__ = ["ProgressBar", "RunRecord", "SeedEachStep", "writers"]
+__all__ = [
+    "ProgressBar",
+    "RunRecord",
+    "SeedEachStep",
+    "console_handlers",
+    "progress_bar",
+    "writers",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +155,7 @@ class ProgressBar(EventWriter):
         if self._bar is None:
             self._bar = tqdm(
                 total=self._max_iter,
-                initial=max(storage.iter - 1, 0),
+                initial=storage.iter,
                 unit="it",
                 dynamic_ncols=True,
                 smoothing=0.1,
@@ -158,7 +166,8 @@ class ProgressBar(EventWriter):
             if key in storage.histories()
         }
         self._bar.set_postfix(values, refresh=False)
-        self._bar.update(storage.iter + 1 - self._bar.n)
+        # Detectron2 writes once more after the last step.
+        self._bar.update(min(storage.iter + 1, self._max_iter) - self._bar.n)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -166,12 +175,11 @@ class ProgressBar(EventWriter):
 
 
 def writers(output_dir: str, max_iter: int) -> list[EventWriter]:
-    """Detectron2's writers; on a terminal a bar in place of its lines, which go to the file."""
-    result: list[EventWriter] = [CommonMetricPrinter(max_iter)]
-    if sys.stderr.isatty():
-        _file_only(logging.getLogger("detectron2.utils.events"))
-        result.append(ProgressBar(max_iter))
-    result.append(JSONWriter(os.path.join(output_dir, run_folder.METRICS)))
+    """Detectron2's writers; TensorBoard's where it is installed."""
+    result: list[EventWriter] = [
+        CommonMetricPrinter(max_iter),
+        JSONWriter(os.path.join(output_dir, run_folder.METRICS)),
+    ]
     try:
         from torch.utils import tensorboard  # noqa: F401
     except ImportError:
@@ -181,14 +189,27 @@ def writers(output_dir: str, max_iter: int) -> list[EventWriter]:
     return result
 
 
+def progress_bar(max_iter: int) -> list[HookBase]:
+    """On a terminal a bar, in place of Detectron2's lines, which go to the file; else nothing."""
+    if not sys.stderr.isatty():
+        return []
+    _file_only(logging.getLogger("detectron2.utils.events"))
+    return [PeriodicWriter([ProgressBar(max_iter)], period=1)]
+
+
+def console_handlers() -> list[logging.Handler]:
+    """The handlers of Detectron2's logger that write to a console rather than into a file.
+
+    Detectron2 writes its files through plain stream handlers, so that the type does not tell.
+    """
+    handlers = logging.getLogger("detectron2").handlers
+    return [h for h in handlers if not os.path.isfile(str(getattr(h.stream, "name", "")))]
+
+
 def _file_only(child: logging.Logger) -> None:
     """Keep the records of `child` off the console, by a filter on the console's handlers."""
-    for handler in logging.getLogger("detectron2").handlers:
-        if not isinstance(handler, logging.FileHandler) and handler.stream in (
-            sys.stdout,
-            sys.stderr,
-        ):
-            handler.addFilter(lambda record: record.name != child.name)
+    for handler in console_handlers():
+        handler.addFilter(lambda record: record.name != child.name)
 
 
 def _versions() -> dict[str, str]:

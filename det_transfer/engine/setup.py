@@ -21,6 +21,7 @@ from tabulate import tabulate
 from .. import run_folder
 from ..config import Config, differences, load_config, scale_learning_rate, validate
 from ..errors import UserError
+from .hooks import console_handlers
 
 __all__ = ["argument_parser", "setup"]
 
@@ -115,8 +116,8 @@ def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_transfer")
     # Detectron2's own opening words (environment, the config in full) belong into the file: on a
     # terminal they would bury the lines that a person needs.
-    quiet = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
-    console = [h for h in quiet.handlers if not isinstance(h, logging.FileHandler)]
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    console = console_handlers()
     for handler in console:
         handler.setLevel(logging.WARNING)
     default_setup(cfg, _printable(args))

@@ -25,7 +25,7 @@ from torch import nn
 from ..errors import UserError
 from ..reuse import reuse_table
 from .checkpoint import TransferCheckpointer
-from .hooks import RunRecord, SeedEachStep, writers
+from .hooks import RunRecord, SeedEachStep, progress_bar, writers
 from .optimizer import build_optimizer
 from .precision import AUTO, autocast, choose, precision_of
 
@@ -201,6 +201,7 @@ class TransferTrainer(DefaultTrainer):
         result.append(self.record)
         if comm.is_main_process():
             result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+            result += progress_bar(self.max_iter)
         return result
 
     def build_writers(self) -> list:

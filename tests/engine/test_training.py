@@ -1,11 +1,13 @@
 """Training from the command line's arguments to the run folder, and going on after a break."""
 
+import functools
 import itertools
 import json
 import logging
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from det_transfer import run_folder
 from det_transfer.engine import launch, precision
@@ -238,6 +240,20 @@ def test_auto_trains_on_the_batch_it_was_timed_on(arguments, monkeypatch):
     trainer._trainer.choose_precision()
     stream = trainer._trainer._data_loader_iter
     assert [[s["image_id"] for s in next(stream)] for _ in range(2)] == expected
+
+
+def test_a_bar_on_a_terminal_and_lines_in_the_file(train, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("det_transfer.engine.hooks.tqdm", functools.partial(tqdm, ncols=90))
+    train("SOLVER.CHECKPOINT_PERIOD", 100)
+    shown = capfd.readouterr()
+    assert "4/4" in shown.err
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "Running with full config" in log
+    assert "Running with full config" not in shown.out
+    assert "loss=" in shown.err
+    assert "iter: 3" not in shown.out + shown.err
+    assert "iter: 3" in log
 
 
 # Exit codes --------------------------------------------------------------------------------------

@@ -109,6 +109,9 @@ def load_config(config_file: str | None, opts: Sequence[str] = ()) -> Config:
         _check_keys(in_file, known, f"config file {config_file}")
         _merge(cfg, f"config file {config_file}", lambda: cfg.merge_from_file(config_file))
     from_file = cfg.clone()
+    flags = [word for word in opts if str(word).startswith("--")]
+    if flags:
+        raise UserError(f"{' '.join(flags)}: flags come before the KEY VALUE pairs")
     if len(opts) % 2:
         raise UserError(f"the options come in pairs KEY VALUE, but there are {len(opts)}: {opts}")
     on_command_line = dict(zip(opts[::2], opts[1::2], strict=True))

@@ -140,3 +140,8 @@ def test_a_random_frozen_trunk_can_be_asked_for():
 def test_nearest_is_empty_where_nothing_is_near():
     assert nearest("SOLVER.MAX_ITR", ["SOLVER.MAX_ITER", "SEED"]) == ["SOLVER.MAX_ITER"]
     assert nearest("zebra", ["SOLVER.MAX_ITER"]) == []
+
+
+def test_a_flag_among_the_options_is_told_where_it_goes():
+    with pytest.raises(UserError, match="--resume: flags come before the KEY VALUE pairs"):
+        load_config(None, ["OUTPUT_DIR", "x", "--resume"])

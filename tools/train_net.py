@@ -5,6 +5,7 @@
     python tools/train_net.py --config-file configs/quickstart.yaml --resume OUTPUT_DIR output/first
     python tools/train_net.py --config-file configs/quickstart.yaml --eval-only \\
         MODEL.WEIGHTS output/first/model_final.pth OUTPUT_DIR output/first
+    python tools/train_net.py --config-file configs/quickstart.yaml --dry-run  # what it would cost
     torchrun --nproc-per-node 8 tools/train_net.py --config-file configs/frozen_cascade_lvis.yaml
 
 Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or command line.
@@ -13,7 +14,9 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or 
 import argparse
 import sys
 
+from det_transfer.config import load_config
 from det_transfer.engine.detection import DetectionTrainer, prepare
+from det_transfer.engine.dry_run import dry_run
 from det_transfer.engine.launch import launch
 from det_transfer.engine.setup import argument_parser, setup
 
@@ -25,6 +28,9 @@ def main(args: argparse.Namespace) -> None:
         return
     trainer = DetectionTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
+    if args.dry_run:
+        dry_run(trainer, load_config(args.config_file, args.opts).cfg.OUTPUT_DIR)
+        return
     trainer.train()
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "RunRecord",
     "SeedEachStep",
     "console_handlers",
+    "peak_memory",
     "progress_bar",
     "writers",
 ]
@@ -118,7 +119,7 @@ class RunRecord(HookBase):
 
     def ended(self, status: str, reason: str = "") -> None:
         """Write how the run ended: "finished", "failed" or "interrupted"."""
-        self._content |= {"status": status, "ended": _now(), "peak_memory_bytes": _peak_memory()}
+        self._content |= {"status": status, "ended": _now(), "peak_memory_bytes": peak_memory()}
         if reason:
             self._content["reason"] = reason
         seconds = self._content["seconds"]
@@ -238,7 +239,8 @@ def _cpu_name() -> str:
     return platform.machine()
 
 
-def _peak_memory() -> dict[str, int]:
+def peak_memory() -> dict[str, int]:
+    """Peak bytes of this process, "host" and, where there is CUDA, "cuda"."""
     # Linux gives ru_maxrss in KiB.
     peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     if torch.cuda.is_available():

@@ -5,8 +5,10 @@ Everything that can be known to be wrong is said here, before a model is built.
 
 import argparse
 import logging
+import multiprocessing.util
 import os
 import random
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,13 @@ _FILE_ONLY = ("detectron2.data.samplers.distributed_sampler",)
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
     """Detectron2's flags, with the words of one of our programs below them."""
-    return default_argument_parser(epilog=description)
+    parser = default_argument_parser(epilog=description)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, take a few steps, say what the run would cost; write nothing",
+    )
+    return parser
 
 
 def setup(
@@ -42,7 +50,8 @@ def setup(
     """Read, complete and check the config of a run; open its folder and its log.
 
     Args:
-        args: config_file, opts, resume, eval_only, as from Detectron2's argument parser
+        args: as from :func:`argument_parser`. With `dry_run` all is checked for the config's
+            OUTPUT_DIR, but the one that is returned is a temporary one, gone with the process
         prepare: completes the config with what follows from the data; gives lines for the log
     Raises:
         UserError: whatever is wrong with config, data or output folder
@@ -52,10 +61,13 @@ def setup(
     lines = [_take_device(config), _take_seed(cfg, args.resume)]
     validate(cfg, config.explicit)
     lines += [*prepare(config), scale_learning_rate(config)]
-    cfg.freeze()
-    training = not args.eval_only
-    if training:
+    if args.dry_run and (args.resume or args.eval_only):
+        raise UserError("--dry-run stands alone: leave out --resume and --eval-only")
+    if not args.eval_only:
         _refuse_other_run(cfg.OUTPUT_DIR, args.resume)
+    if args.dry_run:
+        cfg.OUTPUT_DIR = tempfile.mkdtemp(dir=multiprocessing.util.get_temp_dir())
+    cfg.freeze()
     _open_log(cfg, args)
     changed = differences(cfg, config.from_file)
     if changed:

@@ -12,7 +12,7 @@ TINY = str(Path(__file__).parent / "tiny.yaml")
 def arguments(tiny_coco, tmp_path):
     """A function from further ``KEY VALUE`` pairs to train_net's parsed arguments."""
 
-    def make(*opts, output="run", resume=False, eval_only=False, config_file=TINY, data=tiny_coco):
+    def make(*opts, output="run", config_file=TINY, data=tiny_coco, **flags):
         own = [
             "DATASETS.CUSTOM",
             repr([["tiny", *map(str, data)]]),
@@ -22,8 +22,7 @@ def arguments(tiny_coco, tmp_path):
         return argparse.Namespace(
             config_file=config_file,
             opts=[*own, *map(str, opts)],
-            resume=resume,
-            eval_only=eval_only,
+            **{"resume": False, "eval_only": False, "dry_run": False, **flags},
             num_gpus=1,
             num_machines=1,
             machine_rank=0,

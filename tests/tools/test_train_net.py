@@ -47,6 +47,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(tiny_coco, tmp_path):
     assert not output.exists()
 
 
+def test_a_dry_run_says_the_cost_and_writes_nothing(tiny_coco, tmp_path):
+    output = tmp_path / "run"
+    done = start(sys.executable, "tools/train_net.py", "--dry-run", *options(tiny_coco, output))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Dry run, nothing was written." in done.stdout
+    assert not output.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "num-gpus"])
 def test_two_processes(launcher, tiny_coco, tmp_path):

@@ -8,9 +8,19 @@ import importlib.util
 import warnings
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load", "train"]
 
 if all(importlib.util.find_spec(name) for name in ("torch", "detectron2")):
     with warnings.catch_warnings():
         # Detectron2 uses what newer torch deprecates; a user can do nothing about it.
         warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
         from . import modeling  # noqa: F401 - only registration
+
+
+def __getattr__(name: str) -> object:
+    """``det_transfer.load`` and ``train``: only who asks for them waits for the whole toolkit."""
+    if name in ("load", "train"):
+        from . import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

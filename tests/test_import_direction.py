@@ -22,6 +22,7 @@ ALLOWED = {
     "classification": BASE | {"reuse", "engine"},
     "report": {"errors", "run_folder"},
     "testing": {"errors"},
+    "api": BASE | {"reuse", "data", "modeling", "evaluation", "engine", "engine.detection"},
 }
 # Room -> packages that it must do without.
 FORBIDDEN = {

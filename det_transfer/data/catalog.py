@@ -11,7 +11,7 @@ from ..config import Config
 from ..errors import UserError, nearest, raise_all
 from .datasets import JsonDataset
 
-__all__ = ["register_datasets", "take_class_count"]
+__all__ = ["describe", "register_datasets", "take_class_count"]
 
 logger = logging.getLogger(__name__)
 

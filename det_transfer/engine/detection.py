@@ -10,7 +10,13 @@ from torch import nn
 
 from .. import run_folder
 from ..config import Config
-from ..data import build_test_loader, build_train_loader, register_datasets, take_class_count
+from ..data import (
+    build_test_loader,
+    build_train_loader,
+    describe,
+    register_datasets,
+    take_class_count,
+)
 from ..errors import UserError
 from ..evaluation import build_evaluator
 from ..reuse import apply_mode, format_table, reuse_table, trainable_line, trunk_of
@@ -29,6 +35,10 @@ def prepare(config: Config) -> list[str | None]:
 
 class DetectionTrainer(TransferTrainer):
     """Trains and evaluates a Detectron2 detector under MODEL.REUSE."""
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        self.record.add(classes=describe(cfg.DATASETS.TRAIN[0]))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

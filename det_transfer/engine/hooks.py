@@ -85,6 +85,10 @@ class RunRecord(HookBase):
         self.weights = ""
         self.precision = ""
 
+    def add(self, **entries: Any) -> None:
+        """Add to what ``run.json`` will say."""
+        self._content |= entries
+
     def before_train(self) -> None:
         self._carry_over()
         self._start = time.perf_counter()

@@ -18,7 +18,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..errors import UserError
 
-__all__ = ["USER_ERROR", "launch", "run"]
+__all__ = ["USER_ERROR", "launch", "quiet", "run"]
 
 # What torch says of Detectron2's code, of which a user can do nothing.
 _NOISY_LOGGERS = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
@@ -33,12 +33,7 @@ USER_ERROR = 2  # exit code of a user's mistake; a bug of ours is a traceback an
 
 def run(main: Callable[..., object], *args: object) -> int:
     """Call `main`; say a user's mistake on stderr in plain lines. Returns the exit code."""
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in _NOISY_WARNINGS:
-        warnings.filterwarnings("ignore", message=re.escape(message))
-    # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake that is noise.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
+    quiet()
     try:
         main(*args)
     except UserError as error:
@@ -52,6 +47,16 @@ def run(main: Callable[..., object], *args: object) -> int:
         print("stopped by hand", file=sys.stderr)  # noqa: T201
         return 130
     return 0
+
+
+def quiet() -> None:
+    """Leave out of this process's log what a user can do nothing about."""
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in _NOISY_WARNINGS:
+        warnings.filterwarnings("ignore", message=re.escape(message))
+    # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake that is noise.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
 
 
 def launch(

@@ -61,11 +61,12 @@ def setup(
     lines = [_take_device(config), _take_seed(cfg, args.resume)]
     validate(cfg, config.explicit)
     lines += [*prepare(config), scale_learning_rate(config)]
-    if args.dry_run and (args.resume or args.eval_only):
+    dry = getattr(args, "dry_run", False)  # Detectron2's own parser does not know it
+    if dry and (args.resume or args.eval_only):
         raise UserError("--dry-run stands alone: leave out --resume and --eval-only")
     if not args.eval_only:
         _refuse_other_run(cfg.OUTPUT_DIR, args.resume)
-    if args.dry_run:
+    if dry:
         cfg.OUTPUT_DIR = tempfile.mkdtemp(dir=multiprocessing.util.get_temp_dir())
     cfg.freeze()
     _open_log(cfg, args)
@@ -125,6 +126,7 @@ def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     if comm.is_main_process():
         _check_writable(cfg.OUTPUT_DIR)
     comm.synchronize()
+    _end_earlier_logs()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_transfer")
     # Detectron2's own opening words (environment, the config in full) belong into the file: on a
     # terminal they would bury the lines that a person needs.
@@ -136,6 +138,13 @@ def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     for handler in console:
         handler.setLevel(logging.DEBUG)
         handler.addFilter(lambda record: record.name not in _FILE_ONLY)
+
+
+def _end_earlier_logs() -> None:
+    """A run before this one in the same process, in a notebook, has its own log file."""
+    for name in ("det_transfer", "detectron2", "fvcore"):
+        logging.getLogger(name).handlers.clear()
+    setup_logger.cache_clear()
 
 
 def _check_writable(output_dir: str) -> None:

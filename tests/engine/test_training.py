@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,10 +163,9 @@ def test_seed_is_drawn_kept_and_resumed(train, tmp_path):
     assert seed == resumed.cfg.SEED
 
 
-def test_learning_rate_line_and_differences_are_logged(train, caplog):
-    logging.getLogger("det_transfer").propagate = True
-    train("SOLVER.REFERENCE_BATCH", 8)
-    text = caplog.text
+def test_learning_rate_line_and_differences_are_logged(train):
+    trainer = train("SOLVER.REFERENCE_BATCH", 8)
+    text = (Path(trainer.cfg.OUTPUT_DIR) / "log.txt").read_text()
     assert "SOLVER.BASE_LR 0.01 for batch 8 becomes 0.0025 for batch 2" in text
     assert "FRESH START from random initialisation" in text
     assert "Differs from" in text

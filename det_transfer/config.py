@@ -52,6 +52,15 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # str: "" leaves Detectron2's behaviour (MODEL.BACKBONE.FREEZE_AT); any other mode decides
     # alone about the trunk, see det_transfer.reuse.modes.
     cfg.MODEL.REUSE.MODE = ""
+    # int: for "partial", the first so many stages stay frozen. Stage k ends where features have
+    # stride 2**k, as with Detectron2's FREEZE_AT: 1 is the stem, 2 is up to res2.
+    cfg.MODEL.REUSE.STAGES = 0
+    # list[str]: for "partial", regular expressions that match whole names of modules of the trunk,
+    # e.g. "net\\.blocks\\.[0-2]"; these stay frozen too.
+    cfg.MODEL.REUSE.PATTERNS = []
+    # str: the batch norms of what is trained ("finetune", "scratch", "partial"): "BN", "SyncBN"
+    # (over all processes, needs CUDA) or "GN" (for small batches; pretrained statistics are lost).
+    cfg.MODEL.REUSE.NORM = "BN"
     # str: dropout and drop-path inside a frozen trunk: "off", or "kept" (active in training, the
     # protocol of Yosinski et al. 2014).
     cfg.MODEL.REUSE.DROPOUT = "off"
@@ -194,6 +203,7 @@ def scale_learning_rate(config: Config) -> str | None:
 
 _CHOICES = {
     "MODEL.REUSE.DROPOUT": ("off", "kept"),
+    "MODEL.REUSE.NORM": ("BN", "SyncBN", "GN"),
     "MODEL.FPN.TOP_BLOCK": ("maxpool", "p6p7", ""),
     "SOLVER.AMP.DTYPE": ("fp16", "bf16", "auto"),
     "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
@@ -227,20 +237,31 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
     )
 
 
+# Modes that keep weights which training will never change.
+_FREEZING = ("frozen", "partial")
+
+
 def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
-    mode = cfg.MODEL.REUSE.MODE
-    if mode == "frozen":
-        freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
-        if "MODEL.BACKBONE.FREEZE_AT" in explicit and freeze_at < 5:
-            yield (
-                f"MODEL.BACKBONE.FREEZE_AT {freeze_at} contradicts MODEL.REUSE.MODE 'frozen', "
-                "which freezes the whole trunk; leave one of them out"
-            )
-        if not cfg.MODEL.WEIGHTS and "MODEL.WEIGHTS" not in explicit:
-            yield (
-                "MODEL.REUSE.MODE is 'frozen' but MODEL.WEIGHTS is empty: a frozen random trunk; "
-                "name the weights, or ask for it with MODEL.WEIGHTS ''"
-            )
+    reuse = cfg.MODEL.REUSE
+    mode = reuse.MODE
+    freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
+    all_frozen = mode == "frozen" and freeze_at >= 5
+    if mode and "MODEL.BACKBONE.FREEZE_AT" in explicit and not all_frozen:
+        yield (
+            f"MODEL.BACKBONE.FREEZE_AT {freeze_at} contradicts MODEL.REUSE.MODE {mode!r}, which "
+            "decides alone what is frozen; leave one of them out (mode 'partial' freezes "
+            "MODEL.REUSE.STAGES)"
+        )
+    if mode in _FREEZING and not cfg.MODEL.WEIGHTS and "MODEL.WEIGHTS" not in explicit:
+        yield (
+            f"MODEL.REUSE.MODE is {mode!r} but MODEL.WEIGHTS is empty: a frozen random trunk; "
+            "name the weights, or ask for it with MODEL.WEIGHTS ''"
+        )
+    if mode == "partial" and not (reuse.STAGES or reuse.PATTERNS):
+        yield "MODEL.REUSE.MODE 'partial' needs MODEL.REUSE.STAGES or MODEL.REUSE.PATTERNS"
+    for key in ("STAGES", "PATTERNS"):
+        if reuse[key] and mode != "partial":
+            yield f"MODEL.REUSE.{key} is for MODEL.REUSE.MODE 'partial'; the mode is {mode!r}"
     if cfg.MODEL.TRUNK.NAME == "build_timm_backbone" and not cfg.MODEL.TIMM.NAME:
         yield "MODEL.TIMM.NAME is empty; name a timm model, e.g. tf_efficientnet_lite0"
 

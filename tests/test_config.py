@@ -116,6 +116,13 @@ def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
         (["INPUT.LSJ.ENABLED", "True", "INPUT.CROP.ENABLED", "True"], "both on"),
         (["INPUT.LSJ.MIN_SCALE", "3.0"], "MIN_SCALE"),
         (["DATASETS.CUSTOM", "[['a', 'b']]"], r"\[name, json file, image folder\]"),
+        (
+            ["MODEL.REUSE.MODE", "finetune", "MODEL.BACKBONE.FREEZE_AT", "0"],
+            r"FREEZE_AT 0 contradicts MODEL\.REUSE\.MODE 'finetune'",
+        ),
+        (["MODEL.REUSE.MODE", "partial", "MODEL.WEIGHTS", ""], r"needs MODEL\.REUSE\.STAGES or"),
+        (["MODEL.REUSE.STAGES", "2"], r"is for MODEL\.REUSE\.MODE 'partial'; the mode is ''"),
+        (["MODEL.REUSE.NORM", "LN"], r"MODEL\.REUSE\.NORM is 'LN'"),
         (["MODEL.TRUNK.NAME", "build_timm_backbone"], r"MODEL\.TIMM\.NAME is empty"),
     ],
 )

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..reuse import (
+    MODES,
     Preprocessing,
     Weights,
     check_preprocessing,
@@ -41,8 +42,8 @@ class TransferCheckpointer(DetectionCheckpointer):
     Args:
         model: the detector or classifier, or its DDP wrapper
         save_dir: the run folder
-        cfg: gives MODEL.REUSE.MODE (in mode "frozen" every tensor of the trunk must be found) and
-            the preprocessing that the weights' metadata are checked against
+        cfg: gives MODEL.REUSE.MODE (whose entry in MODES says what the weights must give) and the
+             preprocessing that the weights' metadata are checked against
 
     Attributes:
         origin (str): what was loaded, for the log and ``run.json``
@@ -52,6 +53,7 @@ class TransferCheckpointer(DetectionCheckpointer):
     def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode, **checkpointables):
         super().__init__(model, save_dir, **checkpointables)
         self._mode = cfg.MODEL.REUSE.MODE
+        self._weights_wanted = MODES[self._mode].weights
         self._input = Preprocessing(
             cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
         )
@@ -118,8 +120,8 @@ class TransferCheckpointer(DetectionCheckpointer):
         trunk = [name for name in missing if name.startswith(self._trunk_prefix())]
         if self._resuming and missing:
             needs = "resume with the config that the run was started with"
-        elif self._mode == "frozen" and trunk:
-            missing, needs = trunk, "a frozen trunk needs them all"
+        elif self._weights_wanted == "all" and trunk:
+            missing, needs = trunk, f"mode {self._mode!r} needs all of the trunk"
         else:
             return incompatible
         raise UserError(
@@ -140,9 +142,14 @@ class TransferCheckpointer(DetectionCheckpointer):
         return len(parts & {key.split(".")[0] for key in weights.state}) > 1
 
     def _load_trunk(self, weights: Weights) -> None:
+        if self._weights_wanted == "none":
+            raise UserError(
+                f"MODEL.REUSE.MODE {self._mode!r} begins at random, but MODEL.WEIGHTS names "
+                f"{weights.origin}; set MODEL.WEIGHTS '', or MODEL.REUSE.MODE 'finetune'"
+            )
         self._check_preprocessing(weights)
         trunk = self._trunk()
-        report = load_trunk(trunk, weights, strict=self._mode == "frozen")
+        report = load_trunk(trunk, weights, strict=self._weights_wanted == "all")
         logger.info("Trunk: %s", report)
 
     def _check_preprocessing(self, weights: Weights) -> None:

@@ -19,7 +19,7 @@ from ..data import (
 )
 from ..errors import UserError
 from ..evaluation import build_evaluator
-from ..reuse import apply_mode, format_table, reuse_table, trainable_line, trunk_of
+from ..reuse import format_table, reuse, reuse_table, trainable_line, trunk_of
 from .trainer import TransferTrainer
 
 __all__ = ["DetectionTrainer", "prepare"]
@@ -44,7 +44,7 @@ class DetectionTrainer(TransferTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model with its trunk in the mode that MODEL.REUSE asks for, before any optimizer."""
         model = build_model(cfg)
-        apply_mode(trunk_of(model), cfg.MODEL.REUSE.MODE, dropout=cfg.MODEL.REUSE.DROPOUT)
+        reuse(trunk_of(model), cfg.MODEL.REUSE)
         logger.info("Model:\n%s", format_table(reuse_table(model)))
         logger.info(trainable_line(model))
         return model

@@ -68,7 +68,7 @@ def load_trunk(trunk: nn.Module, weights: Weights, *, strict: bool) -> LoadRepor
         shape_mismatch=tuple(
             f"{a} {tuple(weights.state[b].shape)} in the file, {tuple(ours[a].shape)} here"
             for a, b in found.items()
-            if a not in fitting
+            if a not in fitting and not a.endswith(COUNTER)
         ),
     )
     _check_report(report, strict)

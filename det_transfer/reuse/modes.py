@@ -1,14 +1,18 @@
 """The ways of reusing a pretrained trunk, by name: ``MODEL.REUSE.MODE``."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from ..errors import UserError, nearest
 from .freeze import freeze
+from .norms import train_norms
+from .stages import first_stages
 
-__all__ = ["MODES", "apply_mode", "mode_of", "trunk_of"]
+__all__ = ["MODES", "Mode", "apply_mode", "mode_of", "reuse", "trunk_of"]
 
 
 def _as_built(trunk: nn.Module, **options: Any) -> None:
@@ -20,9 +24,77 @@ def _frozen(trunk: nn.Module, *, dropout: str = "off", **options: Any) -> None:
     freeze(trunk, dropout=dropout)
 
 
-# Mode -> what it does to a trunk in place. A function takes the options that it knows by name and
-# lets the others pass. A new mode is a new entry.
-MODES: dict[str, Callable[..., None]] = {"": _as_built, "frozen": _frozen}
+def _trained(trunk: nn.Module, *, norm: str = "BN", **options: Any) -> None:
+    """Train every stage, with norms that learn, whatever the builder froze.
+
+    Detectron2's recipe keeps two stages and all norms frozen: no fair baseline for a frozen trunk.
+    """
+    train_norms(trunk, norm)
+    trunk.requires_grad_(True)
+
+
+def _partial(
+    trunk: nn.Module,
+    *,
+    stages: int = 0,
+    patterns: Sequence[str] = (),
+    norm: str = "BN",
+    dropout: str = "off",
+    **options: Any,
+) -> None:
+    """Freeze the first `stages` stages and the modules that `patterns` match; train the rest."""
+    _trained(trunk, norm=norm)
+    still = first_stages(trunk, stages) if stages else []
+    for module in [*still, *_matching(trunk, patterns)]:
+        freeze(module, dropout=dropout)
+
+
+def _matching(trunk: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """The modules whose whole name inside the trunk a regular expression matches.
+
+    Raises:
+        UserError: a pattern is no regular expression, or matches nothing
+    """
+    modules = {name: module for name, module in trunk.named_modules() if name}
+    found: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        try:
+            matched = {n: m for n, m in modules.items() if re.fullmatch(pattern, n)}
+        except re.error as error:
+            raise UserError(f"MODEL.REUSE.PATTERNS: {pattern!r}: {error}") from error
+        if not matched:
+            near = nearest(pattern, modules) or list(modules)[:3]
+            raise UserError(
+                f"MODEL.REUSE.PATTERNS: {pattern!r} matches no module of the trunk; "
+                f"there is {', '.join(near)}"
+            )
+        found |= matched
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way of reuse.
+
+    Attributes:
+        apply: brings a trunk into the mode in place; takes the options that it knows by name and
+            lets the others pass
+        weights: what pretrained weights must give: "all" (every tensor of the trunk, since some
+            will never be learned), "some", or "none" (the mode begins at random)
+    """
+
+    apply: Callable[..., None]
+    weights: str = "some"
+
+
+# A new mode is a new entry.
+MODES: dict[str, Mode] = {
+    "": Mode(_as_built),
+    "frozen": Mode(_frozen, weights="all"),
+    "partial": Mode(_partial, weights="all"),
+    "finetune": Mode(_trained),
+    "scratch": Mode(_trained, weights="none"),
+}
 
 
 def apply_mode(trunk: nn.Module, mode: str, **options: Any) -> nn.Module:
@@ -52,9 +124,15 @@ def apply_mode(trunk: nn.Module, mode: str, **options: Any) -> nn.Module:
         return trunk
     if already:
         raise ValueError(f"the trunk is in mode {already!r} already; build it anew for {mode!r}")
-    MODES[mode](trunk, **options)
+    MODES[mode].apply(trunk, **options)
     trunk._reuse_mode = mode
     return trunk
+
+
+def reuse(trunk: nn.Module, config: Mapping[str, Any]) -> nn.Module:
+    """:func:`apply_mode` as a config says it: `config` is MODEL.REUSE."""
+    options = {key.lower(): value for key, value in config.items()}
+    return apply_mode(trunk, options.pop("mode"), **options)
 
 
 def mode_of(trunk: nn.Module) -> str:

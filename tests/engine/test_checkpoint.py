@@ -55,6 +55,25 @@ def test_a_frozen_trunk_needs_every_tensor(loaded, trunk_file):
     loaded(trunk_file, "MODEL.REUSE.MODE", "", output="unfrozen")
 
 
+@pytest.mark.parametrize("mode", ["finetune", "partial"])
+def test_trunk_weights_in_other_modes(loaded, trunk_file, mode):
+    stages = 2 if mode == "partial" else 0
+    opts = ("MODEL.REUSE.MODE", mode, "MODEL.REUSE.STAGES", stages)
+    model, _ = loaded(trunk_file, *opts)
+    state = torch.load(trunk_file)
+    assert all(
+        torch.equal(tensor, state[name])
+        for name, tensor in trunk_of(model).net.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    )
+
+
+def test_from_scratch_there_are_no_weights(loaded, trunk_file):
+    with pytest.raises(UserError, match=r"'scratch' begins at random.*set MODEL\.WEIGHTS ''"):
+        loaded(trunk_file, "MODEL.REUSE.MODE", "scratch")
+    loaded("", "MODEL.REUSE.MODE", "scratch", output="random")
+
+
 def test_weights_of_another_architecture(loaded, tmp_path):
     path = tmp_path / "other.pth"
     torch.save({f"features.{i}.weight": torch.zeros(3) for i in range(9)}, path)
@@ -113,7 +132,9 @@ def test_a_detector_without_all_of_the_frozen_trunk(train, loaded, tmp_path):
     content = torch.load(path)
     del content["model"]["backbone.bottom_up.net.layer1.0.conv1.weight"]
     torch.save(content, path)
-    with pytest.raises(UserError, match=r"1 of \d+ tensors .*layer1.*frozen trunk needs them all"):
+    with pytest.raises(
+        UserError, match=r"1 of \d+ tensors .*layer1.*mode 'frozen' needs all of the trunk"
+    ):
         loaded(path)
 
 

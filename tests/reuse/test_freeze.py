@@ -10,8 +10,7 @@ from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from timm.layers import DropPath
 from torch import nn
 
-from det_transfer.errors import UserError
-from det_transfer.reuse import MODES, apply_mode, freeze, is_frozen, mode_of, trunk_of
+from det_transfer.reuse import freeze, is_frozen
 from det_transfer.testing import check_frozen
 
 
@@ -147,43 +146,3 @@ def test_frozen_class_is_shared_and_methods_are_kept():
     assert type(a) is type(b)
     assert a.output_shape()["res2"] == ShapeSpec(channels=64, stride=4)
     assert repr(a).startswith("ResNet(")
-
-
-# Modes --------------------------------------------------------------------------------------------
-
-
-def test_modes_by_name():
-    trunk = TRUNKS["dropout"]()
-    assert apply_mode(trunk, "") is trunk
-    assert not is_frozen(trunk)
-    assert mode_of(trunk) == ""
-    assert apply_mode(trunk, "frozen", dropout="kept") is trunk
-    assert is_frozen(trunk)
-    assert mode_of(trunk) == "frozen"
-    frozen = type(trunk)
-    apply_mode(trunk, "frozen", dropout="off")  # applied already: nothing changes
-    assert type(trunk) is frozen
-    with pytest.raises(ValueError, match="'frozen' already"):
-        apply_mode(trunk, "")
-
-
-def test_a_new_mode_is_a_new_entry(monkeypatch):
-    seen = {}
-    monkeypatch.setitem(MODES, "half", lambda trunk, **options: seen.update(options))
-    apply_mode(nn.Linear(1, 1), "half", dropout="off", stages=2)
-    assert seen == {"dropout": "off", "stages": 2}
-
-
-def test_unknown_mode():
-    with pytest.raises(UserError, match=r"MODEL.REUSE.MODE is 'freezed'.*'frozen'"):
-        apply_mode(nn.Linear(1, 1), "freezed")
-
-
-def test_trunk_of():
-    model = nn.Module()
-    assert trunk_of(model) is model
-    model.backbone = nn.Module()
-    assert trunk_of(model) is model.backbone
-    model.backbone.bottom_up = nn.Module()
-    assert trunk_of(model) is model.backbone.bottom_up
-    assert trunk_of(model.backbone) is model.backbone.bottom_up

@@ -10,7 +10,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from ...errors import UserError, nearest
-from ...reuse import apply_mode
+from ...reuse import reuse
 
 __all__ = ["DECODERS", "build_reuse_backbone"]
 
@@ -25,8 +25,7 @@ def build_reuse_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         UserError: an unknown trunk, mode or decoder, or a feature that the trunk has not
     """
     trunk = _entry(_trunk_builders(), cfg.MODEL.TRUNK.NAME, "MODEL.TRUNK.NAME")(cfg, input_shape)
-    reuse = {key.lower(): value for key, value in cfg.MODEL.REUSE.items()}
-    apply_mode(trunk, reuse.pop("mode"), **reuse)
+    reuse(trunk, cfg.MODEL.REUSE)
     return _entry(DECODERS, cfg.MODEL.DECODER.NAME, "MODEL.DECODER.NAME")(cfg, trunk)
 
 

@@ -73,6 +73,17 @@ class TimmBackbone(Backbone):
     def size_divisibility(self) -> int:
         return self._size_divisibility
 
+    def stage_ends(self) -> dict[int, str]:
+        """Stage k -> name of the module that ends it, see :mod:`det_transfer.reuse.stages`."""
+        modules = dict(self.named_modules())
+        ends = {}
+        for level in self.net.feature_info.info:
+            name = level["module"]
+            for known in (f"net.{name}", f"net.{name.replace('.', '_')}"):  # timm may flatten
+                if known in modules:
+                    ends[int(math.log2(level["reduction"]))] = known
+        return ends
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Features of images.
 

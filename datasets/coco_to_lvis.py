@@ -13,18 +13,17 @@ annotation is left out, and detections of the class there count neither way. Cat
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coco_json import write_json
 
 from det_transfer.data.datasets.coco_format import annotation_style, read_annotations
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
-from det_transfer.run_folder import replacing
 
 
 def convert(
@@ -175,11 +174,7 @@ def write_all(files: list[Path], contents: list[dict[str, Any]], out: Path | Non
     """Write each content as ``<name of its source><end>.json``, beside it or into `out`."""
     for file, content in zip(files, contents, strict=True):
         path = (out or file.parent) / f"{file.stem}{end}.json"
-        try:
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        write_json(path, content)
         print(
             f"{path}: {len(content['images'])} images, {len(content['annotations'])} annotations, "
             f"{len(content['categories'])} classes"

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from coco_json import write_json
 
+from det_transfer.data.checks.annotations import frequency
 from det_transfer.data.datasets.coco_format import annotation_style, read_annotations
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
@@ -79,15 +80,6 @@ def _category(category: dict[str, Any], new_id: int, images: int, instances: int
     }
 
 
-def frequency(train_images: int) -> str:
-    """LVIS' letter for a class: rare, common or frequent.
-
-    Source: Gupta et al., LVIS, CVPR 2019 (https://arxiv.org/abs/1908.03195): rare in 1-10 train
-    images, common in 11-100, frequent in more.
-    """
-    return "r" if train_images <= 10 else "c" if train_images <= 100 else "f"
-
-
 def _images(
     content: dict[str, Any], new_ids: dict[int, int], negatives: int | None, seed: int
 ) -> list[dict[str, Any]]:
@@ -127,14 +119,10 @@ def read_all(files: list[Path]) -> list[dict[str, Any]]:
     """The COCO-format contents of the files.
 
     Raises:
-        UserError: not COCO format, already LVIS format, annotation ids that are not unique, or
-            files whose categories disagree
+        UserError: not COCO format, already LVIS format, or files whose categories disagree
     """
     contents = [_read(file) for file in files]
     for file, content in zip(files, contents, strict=True):
-        ids = Counter(annotation["id"] for annotation in content["annotations"])
-        if ids and max(ids.values()) > 1:
-            raise UserError(f"{file}: annotation id {ids.most_common(1)[0][0]} is there twice")
         if _names(content) != _names(contents[0]):
             differ = _names(content).items() ^ _names(contents[0]).items()
             raise UserError(

@@ -78,6 +78,9 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # list of [name, json, image folder]: your own data, COCO or LVIS format (recognised). Use the
     # names in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.CUSTOM = []
+    # float: training skips images and annotations that it cannot use, and counts them; where more
+    # than this share would be skipped it stops. At 1 % a result still speaks for the dataset.
+    cfg.DATASETS.MAX_SKIPPED = 0.01
 
     # int: the batch (images over all processes) for which BASE_LR was chosen. With another
     # IMS_PER_BATCH the learning rate follows linearly (Goyal et al. 2017). 0: it does not.

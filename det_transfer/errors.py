@@ -8,7 +8,7 @@ traceback (:func:`det_transfer.engine.launch.run`).
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "nearest", "raise_all"]
+__all__ = ["UserError", "nearest", "own_words", "raise_all"]
 
 
 class UserError(ValueError):
@@ -24,6 +24,11 @@ def nearest(word: str, choices: Iterable[str], most: int = 3) -> list[str]:
     found = difflib.get_close_matches(word.lower(), by_lower, n=most, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in found]
     return [by_lower[n] for n, r in zip(found, likeness, strict=True) if r > likeness[0] - 0.1]
+
+
+def own_words(error: UserError) -> str:
+    """What a :class:`UserError` says, without the traceback that a loading process wraps it in."""
+    return str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()
 
 
 def raise_all(problems: Iterable[str]) -> None:

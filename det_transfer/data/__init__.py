@@ -1,6 +1,6 @@
 """Datasets, mappers and loaders. Detectron2's dataset dicts throughout."""
 
-from .catalog import describe, register_datasets, take_class_count
+from .catalog import check_datasets, describe, register_datasets, take_class_count
 from .loader import build_test_loader, build_train_loader
 from .mapper import TransferDatasetMapper
 
@@ -8,6 +8,7 @@ __all__ = [
     "TransferDatasetMapper",
     "build_test_loader",
     "build_train_loader",
+    "check_datasets",
     "describe",
     "register_datasets",
     "take_class_count",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -9,9 +10,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import Config
 from ..errors import UserError, nearest, raise_all
+from .checks import Severity
 from .datasets import JsonDataset
 
-__all__ = ["describe", "register_datasets", "take_class_count"]
+__all__ = ["check_datasets", "describe", "register_datasets", "take_class_count"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +46,14 @@ def register_datasets(cfg: CfgNode) -> None:
         for split in ("train", "val")
     ]
     for name, json_file, image_root in [*embedded, *cfg.DATASETS.CUSTOM]:
-        register(name, json_file, image_root)
+        register(name, json_file, image_root, masks=cfg.MODEL.MASK_ON)
     wanted = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     raise_all(problem for name in wanted for problem in _problems(name))
 
 
-def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
+def register(
+    name: str, json_file: str | os.PathLike, image_root: str | os.PathLike, *, masks: bool = False
+) -> None:
     """Register one COCO- or LVIS-format dataset; its file is read when first asked for.
 
     Raises:
@@ -59,7 +63,7 @@ def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathL
         raise UserError(
             f"DATASETS.CUSTOM: the name {name} is taken by another dataset; choose another name"
         )
-    dataset = JsonDataset(name, str(json_file), str(image_root))
+    dataset = JsonDataset(name, str(json_file), str(image_root), masks=masks)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
             catalog.pop(name)
@@ -80,6 +84,53 @@ def _problems(name: str) -> list[str]:
         if path and not os.path.exists(path)
     ]
     return [f"dataset {name}: {path} is missing{'; ' * bool(source)}{source}" for path in missing]
+
+
+def check_datasets(cfg: CfgNode) -> list[str]:
+    """Ask of each COCO- or LVIS-format dataset of the run what is wrong with it, images unopened.
+
+    Returns:
+        lines for the log: what is skipped, and what is worth a warning
+    Raises:
+        UserError: training or evaluation would fail, or more than DATASETS.MAX_SKIPPED would have
+            to be skipped
+    """
+    problems, lines = [], []
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        dataset = DatasetCatalog[name]
+        if isinstance(dataset, JsonDataset):
+            found = list(_dataset_problems(cfg, name, dataset))
+            problems += found
+            lines += [f"dataset {name}: {finding}" for finding in dataset.check.findings]
+            if found:
+                problems.append(
+                    "see all with: python tools/check_dataset.py "
+                    f"{dataset.json_file} {dataset.image_root}"
+                )
+    raise_all(problems)
+    return lines
+
+
+def _dataset_problems(cfg: CfgNode, name: str, dataset: JsonDataset) -> Iterator[str]:
+    check = dataset.check
+    for finding in check.fatal:
+        yield f"dataset {name}: {finding}"
+    if name in cfg.DATASETS.TRAIN and check.skipped_share > cfg.DATASETS.MAX_SKIPPED:
+        for finding in check.findings:
+            if finding.severity is Severity.SKIPPED:
+                yield f"dataset {name}: {finding}"
+        yield (
+            f"dataset {name}: {check.skipped_share:.1%} would be skipped, more than "
+            f"DATASETS.MAX_SKIPPED {cfg.DATASETS.MAX_SKIPPED:.1%}"
+        )
+    elif name in cfg.DATASETS.TEST and check.skip_images:
+        missing = next(f for f in check.findings if f.kind == "missing image")
+        yield f"dataset {name}: {missing} (an evaluation needs them all)"
+    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and check.run_length:
+        yield (
+            f"dataset {name}: masks are run-length codes, which INPUT.MASK_FORMAT 'polygon' cannot "
+            "take; set INPUT.MASK_FORMAT bitmask"
+        )
 
 
 def describe(name: str) -> list[str]:

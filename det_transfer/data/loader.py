@@ -6,6 +6,7 @@ broken one was: batches are grouped on indices alone, and skipping costs nothing
 """
 
 import contextlib
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,11 +16,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
+from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
 from .mapper import TransferDatasetMapper
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "PositionedBatches",
@@ -50,14 +55,33 @@ def seeded(*key: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+# What a broken image or mask raises: Pillow's errors, Detectron2's and pycocotools'.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    AssertionError,
+    RuntimeError,
+    SizeMismatchError,
+    DecompressionBombError,
+)
+
+
 class PositionedDataset(Dataset):
     """Maps (position in the stream, index) to a sample with all its choices seeded by position.
 
-    A mapper that returns None (nothing usable) is answered by the next image of the list.
+    A mapper that returns None (nothing usable), or that fails on a broken image, is answered by
+    the next image of the list; what failed is logged once.
+
+    Args:
+        max_skipped: share of the images that may fail, of those each loading process meets; more
+            end the run
     """
 
-    def __init__(self, dicts: Dataset, mapper: Any, seed: int):
+    def __init__(self, dicts: Dataset, mapper: Any, seed: int, max_skipped: float = 0.0):
         self.dicts, self.mapper, self.seed = dicts, mapper, seed
+        self.max_skipped = max_skipped
+        self._failed: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.dicts)
@@ -66,10 +90,36 @@ class PositionedDataset(Dataset):
         position, index = key
         with seeded(self.seed, position):
             for offset in range(len(self.dicts)):
-                sample = self.mapper(self.dicts[(index + offset) % len(self.dicts)])
+                sample = self._sample((index + offset) % len(self.dicts))
                 if sample is not None:
                     return sample
         raise UserError("no image of the dataset gives a usable sample")
+
+    def _sample(self, index: int) -> dict | None:
+        record = self.dicts[index]
+        try:
+            return self.mapper(record)
+        except UserError:
+            raise
+        except _BROKEN as error:
+            self._skip(index, _what_failed(record, error), error)
+            return None
+
+    def _skip(self, index: int, what: str, error: Exception) -> None:
+        if index in self._failed:
+            return
+        self._failed.add(index)
+        if len(self._failed) > self.max_skipped * len(self.dicts):
+            raise UserError(
+                f"{what} ({len(self._failed)} of {len(self.dicts)} images cannot be used, more "
+                f"than DATASETS.MAX_SKIPPED {self.max_skipped:.1%}); tools/check_dataset.py finds "
+                "all"
+            ) from error
+        logger.warning("skipped %s", what)
+
+
+def _what_failed(record: dict, error: Exception) -> str:
+    return f"{record.get('file_name')}: {type(error).__name__}: {error}"
 
 
 class PositionedBatches(Sampler):
@@ -168,12 +218,22 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
         rank=comm.get_rank(),
         world_size=world_size,
     )
-    dataset = PositionedDataset(DatasetFromList(dicts, copy=False), parts["mapper"], seed)
+    dataset = PositionedDataset(
+        DatasetFromList(dicts, copy=False), parts["mapper"], seed, cfg.DATASETS.MAX_SKIPPED
+    )
     return TrainLoader(dataset, batches, parts["num_workers"])
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Detectron2's test loader with our mapper."""
-    return build_detection_test_loader(
-        cfg, dataset_name, mapper=TransferDatasetMapper(cfg, is_train=False)
-    )
+    """Detectron2's test loader with our mapper, which names an image that it cannot read."""
+    mapper = TransferDatasetMapper(cfg, is_train=False)
+
+    def named(record: dict) -> dict:
+        try:
+            return mapper(record)
+        except _BROKEN as error:
+            raise UserError(
+                f"{record.get('file_name')}: {type(error).__name__}: {error}"
+            ) from error
+
+    return build_detection_test_loader(cfg, dataset_name, mapper=named)

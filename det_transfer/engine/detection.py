@@ -13,6 +13,7 @@ from ..config import Config
 from ..data import (
     build_test_loader,
     build_train_loader,
+    check_datasets,
     describe,
     register_datasets,
     take_class_count,
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(config: Config) -> list[str | None]:
-    """Register the datasets that the config names and take the class count from them."""
+    """Register the datasets of the config, take the class count from them, and check them."""
     register_datasets(config.cfg)
-    return [take_class_count(config)]
+    return [take_class_count(config), *check_datasets(config.cfg)]
 
 
 class DetectionTrainer(TransferTrainer):

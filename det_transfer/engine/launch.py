@@ -16,7 +16,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from ..errors import UserError
+from ..errors import UserError, own_words
 
 __all__ = ["USER_ERROR", "launch", "quiet", "run"]
 
@@ -39,7 +39,7 @@ def run(main: Callable[..., object], *args: object) -> int:
     except UserError as error:
         if comm.is_main_process():
             sys.stdout.flush()
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            print(f"error: {own_words(error)}", file=sys.stderr)  # noqa: T201
         return USER_ERROR
     except ProcessExitedException as error:  # a process of ours has said what was wrong
         return error.exit_code

@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, own_words
 from ..reuse import reuse_table
 from .checkpoint import TransferCheckpointer
 from .hooks import RunRecord, SeedEachStep, progress_bar, writers
@@ -237,6 +237,9 @@ class TransferTrainer(DefaultTrainer):
             yield
         except KeyboardInterrupt:
             self.record.ended("interrupted", f"by hand at iteration {self.iter}")
+            raise
+        except UserError as error:
+            self.record.ended("failed", own_words(error))
             raise
         except BaseException as error:
             self.record.ended("failed", f"{type(error).__name__}: {error}")

@@ -123,7 +123,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
         (lambda c: c["annotations"][3].pop("bbox"), "bbox"),
         (lambda c: c["annotations"][3].update(bbox=[1, 2]), "no bbox of four numbers"),
         (lambda c: c["annotations"][3].update(category_id=55), "category_id"),
-        (lambda c: c["annotations"][3].update(id=1), "annotation id 1 is there twice"),
+        (
+            lambda c: c["annotations"][3].update(id=1),
+            "1 annotations bear an id that another has",
+        ),
         (lambda c: c["images"][0].update(neg_category_ids=[]), "in LVIS format already"),
     ],
 )

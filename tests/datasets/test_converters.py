@@ -182,6 +182,7 @@ def test_a_crowd_is_left_out_of_training_and_of_evaluation(convert, tmp_path):
     evaluation._prepare()
     ignored = [gt["ignore"] for gts in evaluation._gts.values() for gt in gts]
     assert sorted(ignored) == [0, 1]
+    image(tmp_path / "street one.jpg")
     (sample,) = JsonDataset("voc", str(tmp_path / "out.json"), str(tmp_path))()
     assert [a["iscrowd"] for a in sample["annotations"]] == [0, 1]
 
@@ -358,6 +359,8 @@ def test_pycocotools_and_our_reader_take_it(convert, tmp_path):
     convert("csv_to_coco", write(tmp_path / "labels.csv", CSV))
     coco = COCO(str(tmp_path / "out.json"))
     assert len(coco.getAnnIds()) == 3
+    for name in ("a.jpg", "b.jpg"):
+        image(tmp_path / name)
     dataset = JsonDataset("csv", str(tmp_path / "out.json"), str(tmp_path))
     assert dataset.classes == ["car", "cup, small"]
     assert [len(d["annotations"]) for d in dataset()] == [1, 2]

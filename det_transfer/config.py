@@ -91,6 +91,34 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # CPU), "auto" (times bf16 against fp32 for a few steps and takes the faster).
     cfg.SOLVER.AMP.DTYPE = "fp16"
 
+    # int: a batch is cut into so many parts, whose gradients are added up before the optimizer's
+    # step. IMS_PER_BATCH remains the batch that the step sees; memory is that of a part.
+    cfg.SOLVER.ACCUMULATE = 1
+    # A running mean of the weights; it is what is evaluated. DECAY: float in [0, 1), a step.
+    # Source of 0.9998: EfficientDet's published recipe, for some 100,000 steps; a warm-up makes it
+    # shorter at first.
+    cfg.SOLVER.EMA = CfgNode()
+    cfg.SOLVER.EMA.ENABLED = False
+    cfg.SOLVER.EMA.DECAY = 0.9998
+
+    # -- The best weights, by evaluations each TEST.EVAL_PERIOD
+    cfg.TEST.BEST = CfgNode()
+    # str: a key of the results, e.g. "bbox/AP", "segm/APr", "validation/total_loss"; with several
+    # test sets "<dataset>/bbox/AP". Writes model_best.pth. "": off.
+    cfg.TEST.BEST.METRIC = ""
+    # str: "max" or "min": which values are better.
+    cfg.TEST.BEST.MODE = "max"
+    # int: stop after so many evaluations without a better one. 0: never.
+    cfg.TEST.BEST.PATIENCE = 0
+    # float: by how much a better value must be better, in the metric's units (AP: 0-100).
+    cfg.TEST.BEST.MIN_DELTA = 0.0
+    # bool: at each evaluation the training loss on the test sets too, as "validation/...".
+    cfg.TEST.VALIDATION_LOSS = False
+
+    # bool: only operations that give the same result every time (torch's deterministic algorithms;
+    # slower on a GPU, without effect on the CPU, where a run repeats itself anyway).
+    cfg.DETERMINISTIC = False
+
     # bool: also write the predictions as COCO-format json beside the compact files.
     cfg.TEST.WRITE_JSON = False
 
@@ -208,11 +236,18 @@ _CHOICES = {
     "MODEL.REUSE.DROPOUT": ("off", "kept"),
     "MODEL.REUSE.NORM": ("BN", "SyncBN", "GN"),
     "MODEL.FPN.TOP_BLOCK": ("maxpool", "p6p7", ""),
+    "TEST.BEST.MODE": ("max", "min"),
     "SOLVER.AMP.DTYPE": ("fp16", "bf16", "auto"),
     "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
 }
-_POSITIVE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR", "INPUT.LSJ.SIZE")
+_POSITIVE = (
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.BASE_LR",
+    "SOLVER.ACCUMULATE",
+    "INPUT.LSJ.SIZE",
+)
 
 
 def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
@@ -236,6 +271,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *_reuse_problems(cfg, explicit),
             *_input_problems(cfg),
             *_solver_problems(cfg),
+            *_test_problems(cfg),
         ]
     )
 
@@ -281,12 +317,45 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
 
 
 def _solver_problems(cfg: CfgNode) -> Iterator[str]:
-    steps = list(cfg.SOLVER.STEPS)
+    solver = cfg.SOLVER
+    steps = list(solver.STEPS)
     if steps != sorted(set(steps)):
         yield f"SOLVER.STEPS {tuple(steps)} must increase"
-    amp = cfg.SOLVER.AMP
+    amp = solver.AMP
     if amp.ENABLED and amp.DTYPE == "fp16" and not cfg.MODEL.DEVICE.startswith("cuda"):
         yield (
             f"SOLVER.AMP.DTYPE 'fp16' needs CUDA but MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; "
             "set SOLVER.AMP.DTYPE to 'bf16' or 'auto'"
         )
+    if solver.IMS_PER_BATCH % max(solver.ACCUMULATE, 1):
+        yield (
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} cannot be cut into SOLVER.ACCUMULATE "
+            f"{solver.ACCUMULATE} equal parts"
+        )
+    if not 0 <= solver.EMA.DECAY < 1:
+        yield f"SOLVER.EMA.DECAY is {solver.EMA.DECAY}; it must be 0 <= DECAY < 1"
+    if solver.LR_SCHEDULER_NAME not in _SCHEDULES:
+        near = nearest(solver.LR_SCHEDULER_NAME, _SCHEDULES) or _SCHEDULES
+        yield (
+            f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}; "
+            f"it can be {' or '.join(near)}"
+        )
+
+
+# Of Detectron2's build_lr_scheduler.
+_SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+
+
+def _test_problems(cfg: CfgNode) -> Iterator[str]:
+    best = cfg.TEST.BEST
+    if best.METRIC and not cfg.TEST.EVAL_PERIOD:
+        yield (
+            f"TEST.BEST.METRIC {best.METRIC!r} needs evaluations while training: set "
+            "TEST.EVAL_PERIOD"
+        )
+    if best.PATIENCE and not best.METRIC:
+        yield "TEST.BEST.PATIENCE needs TEST.BEST.METRIC, e.g. bbox/AP"
+    if best.METRIC.startswith("validation/") and not cfg.TEST.VALIDATION_LOSS:
+        yield f"TEST.BEST.METRIC {best.METRIC!r} needs TEST.VALIDATION_LOSS True"
+    if cfg.DETERMINISTIC and cfg.CUDNN_BENCHMARK:
+        yield "DETERMINISTIC and CUDNN_BENCHMARK are both on; the latter chooses by time"

@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.data import (
+    DatasetFromList,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.detection_utils import SizeMismatchError, build_augmentation
 from detectron2.utils import comm
 from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -31,6 +35,7 @@ __all__ = [
     "PositionedDataset",
     "build_test_loader",
     "build_train_loader",
+    "build_validation_loader",
     "seeded",
 ]
 
@@ -201,10 +206,12 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
         UserError: the batch cannot be divided among the processes
     """
     world_size = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+    parts = world_size * cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.IMS_PER_BATCH % parts:
+        accumulated = f" and SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE} parts" * (parts > world_size)
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} "
-            "processes"
+            f"processes{accumulated}"
         )
     seed = max(cfg.SEED, 0)
     with seeded(seed):  # Detectron2's samplers take their seed from NumPy's global generator
@@ -237,3 +244,14 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
             ) from error
 
     return build_detection_test_loader(cfg, dataset_name, mapper=named)
+
+
+def build_validation_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """All images of a test set with their annotations, prepared as for testing, one at a time."""
+    augmentations = build_augmentation(cfg, is_train=False)
+    mapper = TransferDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+    return build_detection_test_loader(
+        get_detection_dataset_dicts(dataset_name, filter_empty=False),
+        mapper=mapper,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )

@@ -61,8 +61,12 @@ class TransferCheckpointer(DetectionCheckpointer):
         self.whole_model = False
         self._resuming = False
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Save under a temporary name and rename: a checkpoint that is there is whole."""
+    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
+        """Save under a temporary name and rename: a checkpoint that is there is whole.
+
+        Args:
+            tag: make it the one that ``--resume`` goes on from
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         content: dict[str, Any] = {"model": self.model.state_dict()}
@@ -72,7 +76,8 @@ class TransferCheckpointer(DetectionCheckpointer):
         logger.info("Saving checkpoint to %s", path)
         with replacing(path) as temporary:
             torch.save(content, temporary)
-        self.tag_last_checkpoint(os.path.basename(path))
+        if tag:
+            self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:

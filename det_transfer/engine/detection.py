@@ -13,6 +13,7 @@ from ..config import Config
 from ..data import (
     build_test_loader,
     build_train_loader,
+    build_validation_loader,
     check_datasets,
     describe,
     register_datasets,
@@ -57,6 +58,10 @@ class DetectionTrainer(TransferTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_validation_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_validation_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

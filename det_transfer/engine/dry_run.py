@@ -109,7 +109,10 @@ def dry_run(trainer: TransferTrainer, output_dir: str) -> DryRun:
         memory=memory,
         checkpoint_bytes=saved.stat().st_size,
         # Detectron2 writes model_final.pth beside the checkpoint of the last period.
-        checkpoints=trainer.max_iter // cfg.SOLVER.CHECKPOINT_PERIOD + 1,
+        checkpoints=trainer.max_iter // cfg.SOLVER.CHECKPOINT_PERIOD
+        + 1
+        + bool(cfg.TEST.BEST.METRIC)
+        + cfg.SOLVER.EMA.ENABLED,
         free_bytes=_free_bytes(Path(output_dir)),
     )
     logger.info("Dry run, nothing was written.\n%s", report)

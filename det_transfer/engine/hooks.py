@@ -18,6 +18,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import (
@@ -36,6 +38,7 @@ __all__ = [
     "RunRecord",
     "SeedEachStep",
     "console_handlers",
+    "last_iteration",
     "peak_memory",
     "progress_bar",
     "writers",
@@ -81,6 +84,7 @@ class RunRecord(HookBase):
             "versions": {"python": platform.python_version(), **_versions()},
             "reuse": reuse,
             "seconds": {"training": 0.0, "evaluation": 0.0},
+            "evaluations": [],
         }
         self.weights = ""
         self.precision = ""
@@ -89,8 +93,22 @@ class RunRecord(HookBase):
         """Add to what ``run.json`` will say."""
         self._content |= entries
 
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Of all evaluations so far ``iteration`` and ``metrics``, without those by class."""
+        return self._content["evaluations"]
+
+    def carry_over(self, start_iter: int) -> None:
+        """Take over what the run before the resumption at `start_iter` had recorded."""
+        if start_iter and os.path.exists(self._path):
+            before = run_folder.read_json(self._path)
+            for name in ("training", "evaluation"):
+                self._content["seconds"][name] += before.get("seconds", {}).get(name, 0.0)
+            self._content["evaluations"] = [
+                entry for entry in before.get("evaluations", ()) if entry["iteration"] < start_iter
+            ]
+
     def before_train(self) -> None:
-        self._carry_over()
         self._start = time.perf_counter()
         self._evaluation_before = self._content["seconds"]["evaluation"]
         self._training_before = self._content["seconds"]["training"]
@@ -115,6 +133,12 @@ class RunRecord(HookBase):
         self._content["seconds"]["evaluation"] += seconds
         if results:
             self._content["results"] = results
+        flat = flatten_results_dict(results)
+        metrics = {k: float(v) for k, v in flat.items() if "/AP-" not in k}
+        entry = {"iteration": last_iteration(self.trainer), "metrics": metrics}
+        others = [e for e in self.evaluations if e["iteration"] != entry["iteration"]]
+        self._content["evaluations"] = [*others, entry]
+        self._write()
 
     def after_train(self) -> None:
         # Detectron2 calls after_train of all hooks also when training failed.
@@ -136,16 +160,14 @@ class RunRecord(HookBase):
             seconds["step_median"] = float(np.median(self._step_times))
         self._write()
 
-    def _carry_over(self) -> None:
-        """A resumed run adds its times to those of the part before."""
-        if self.trainer.start_iter and os.path.exists(self._path):
-            before = run_folder.read_json(self._path).get("seconds", {})
-            for name in ("training", "evaluation"):
-                self._content["seconds"][name] += before.get(name, 0.0)
-
     def _write(self) -> None:
         if comm.is_main_process():
             run_folder.write_json(self._path, self._content)
+
+
+def last_iteration(trainer: TrainerBase) -> int:
+    """The iteration that was trained last; after the loop Detectron2 counts one more."""
+    return min(trainer.iter, trainer.max_iter - 1)
 
 
 class ProgressBar(EventWriter):

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from ..errors import UserError, own_words
+from .selection import EarlyStop
 
 __all__ = ["USER_ERROR", "launch", "quiet", "run"]
 
@@ -55,8 +56,9 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in _NOISY_WARNINGS:
         warnings.filterwarnings("ignore", message=re.escape(message))
-    # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake that is noise.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
+    # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake, and where a run
+    # ends early as it was told to, that is noise.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_a_bug)
 
 
 def launch(
@@ -104,5 +106,5 @@ def _under_torchrun(main: Callable, args: argparse.Namespace, timeout: timedelta
         dist.destroy_process_group()
 
 
-def _is_no_user_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+def _is_a_bug(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError | EarlyStop))

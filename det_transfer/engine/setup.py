@@ -69,6 +69,9 @@ def setup(
     if dry:
         cfg.OUTPUT_DIR = tempfile.mkdtemp(dir=multiprocessing.util.get_temp_dir())
     cfg.freeze()
+    if cfg.DETERMINISTIC:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(cfg.DETERMINISTIC)
     _open_log(cfg, args)
     changed = differences(cfg, config.from_file)
     if changed:

@@ -24,10 +24,13 @@ from torch import nn
 
 from ..errors import UserError, own_words
 from ..reuse import reuse_table
+from .average import WeightAverage
 from .checkpoint import TransferCheckpointer
-from .hooks import RunRecord, SeedEachStep, progress_bar, writers
+from .hooks import RunRecord, SeedEachStep, last_iteration, progress_bar, writers
 from .optimizer import build_optimizer
 from .precision import AUTO, autocast, choose, precision_of
+from .selection import EarlyStop, KeepBest
+from .validation import validation_losses
 
 __all__ = ["StepTrainer", "TransferTrainer"]
 
@@ -39,6 +42,8 @@ class StepTrainer(SimpleTrainer):
 
     Args:
         precision: "fp32", "bf16", "fp16" or "auto" (chosen on the first batch)
+        accumulate: parts that a batch is cut into; their gradients are added up, so that a batch
+            needs the memory of a part
         after_backward: called between backward and the optimizer's step
     """
 
@@ -49,10 +54,12 @@ class StepTrainer(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         *,
         precision: str = "fp32",
+        accumulate: int = 1,
         after_backward: Any = None,
     ):
         super().__init__(model, data_loader, optimizer)
         self.precision = precision
+        self.accumulate = accumulate
         self.device = next(model.parameters()).device
         # Enabled for fp16 alone: bf16 has the range of fp32.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -64,6 +71,7 @@ class StepTrainer(SimpleTrainer):
         if self.precision == AUTO:
             batch = next(self._data_loader_iter)
             self._data_loader_iter_obj = itertools.chain([batch], self._data_loader_iter)
+            batch = batch[:: self.accumulate]
             with EventStorage():  # Detectron2's heads put their counts somewhere
                 self.precision = choose(
                     self.model, lambda: sum(self.model(batch).values()), self.device
@@ -73,14 +81,24 @@ class StepTrainer(SimpleTrainer):
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        losses, total = self._losses(batch)
-        self._check_finite(total, losses, batch)
         self.optimizer.zero_grad()
-        self.scaler.scale(total).backward()
+        parts = [batch[k :: self.accumulate] for k in range(self.accumulate)]
+        means: dict[str, torch.Tensor] = {}
+        for index, part in enumerate(parts):
+            # DDP exchanges gradients once, in the last backward.
+            with self._no_exchange() if index + 1 < len(parts) else contextlib.nullcontext():
+                losses, total = self._losses(part)
+                self._check_finite(total, losses, part)
+                self.scaler.scale(total / len(parts)).backward()
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0.0) + loss.detach() / len(parts)
         self.after_backward()
-        self._write_metrics(losses, data_time)
+        self._write_metrics(means, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _no_exchange(self) -> contextlib.AbstractContextManager:
+        return getattr(self.model, "no_sync", contextlib.nullcontext)()
 
     def _losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The losses by name and their sum, which is NaN where the model itself gave up."""
@@ -152,6 +170,7 @@ class TransferTrainer(DefaultTrainer):
             data_loader,
             optimizer,
             precision=precision_of(cfg),
+            accumulate=cfg.SOLVER.ACCUMULATE,
             # Hooks are registered here, but Detectron2's inner trainer walks a list of its own.
             after_backward=lambda: proxy.after_backward(),
         )
@@ -159,6 +178,9 @@ class TransferTrainer(DefaultTrainer):
         self.checkpointer = self.build_checkpointer(cfg, model, trainer=proxy)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self._evaluated_at = -1
+        self.average = self.build_average(cfg, model)
+        self.selection = self.build_selection(cfg)
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -175,6 +197,34 @@ class TransferTrainer(DefaultTrainer):
     ) -> TransferCheckpointer:
         return TransferCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg, **checkpointables)
 
+    def build_average(self, cfg: CfgNode, model: nn.Module) -> WeightAverage | None:
+        """The running mean of the weights that SOLVER.EMA asks for."""
+        ema = cfg.SOLVER.EMA
+        return WeightAverage(model, ema.DECAY, self.checkpointer) if ema.ENABLED else None
+
+    def build_selection(self, cfg: CfgNode) -> KeepBest | None:
+        """What keeps the best weights and ends training, as TEST.BEST asks for."""
+        best = cfg.TEST.BEST
+        if not best.METRIC:
+            return None
+        return KeepBest(
+            self.record,
+            self.checkpointer,
+            metric=best.METRIC,
+            mode=best.MODE,
+            patience=best.PATIENCE,
+            min_delta=best.MIN_DELTA,
+        )
+
+    @classmethod
+    def build_validation_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Batches of test data with annotations, for TEST.VALIDATION_LOSS."""
+        raise NotImplementedError(f"{cls.__name__} has no build_validation_loader")
+
+    def evaluated_weights(self) -> contextlib.AbstractContextManager:
+        """Inside, the model has the weights that are evaluated: its own, or their mean."""
+        return self.average.applied() if self.average else contextlib.nullcontext()
+
     def build_hooks(self) -> list[HookBase]:
         cfg = self.cfg
         result = [
@@ -182,6 +232,8 @@ class TransferTrainer(DefaultTrainer):
             SeedEachStep(cfg.SEED),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
+            # Before the checkpointer, which has to save the mean of this very step.
+            *([self.average] if self.average else ()),
         ]
         if cfg.TEST.PRECISE_BN.ENABLED and hooks.get_bn_modules(self.model):
             # Before the checkpointer, which has to save what it changes.
@@ -197,6 +249,7 @@ class TransferTrainer(DefaultTrainer):
             )
         # After the checkpointer: where evaluation fails, the weights are there to look at.
         result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._test_and_keep))
+        result += [self.selection] if self.selection else []
         # The record counts evaluation too; the writers come last to write what all others put.
         result.append(self.record)
         if comm.is_main_process():
@@ -208,14 +261,34 @@ class TransferTrainer(DefaultTrainer):
         return writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def _test_and_keep(self) -> dict:
+        if self._evaluated_at == last_iteration(self):
+            return self._last_eval_results  # a run that ended early has just been evaluated
         start = time.perf_counter()
-        self._last_eval_results = self.test(self.cfg, self.model)
-        self.record.evaluated(self._last_eval_results, time.perf_counter() - start)
-        return self._last_eval_results
+        with self.evaluated_weights():
+            results = self.test(self.cfg, self.model)
+            if self.cfg.TEST.VALIDATION_LOSS:
+                results = {**results, "validation": self._validation_losses()}
+        self._last_eval_results = results
+        self._evaluated_at = last_iteration(self)
+        self.record.evaluated(results, time.perf_counter() - start)
+        return results
+
+    def _validation_losses(self) -> dict[str, Any]:
+        names = self.cfg.DATASETS.TEST
+        losses = {
+            name: validation_losses(self.model, self.build_validation_loader(self.cfg, name))
+            for name in names
+        }
+        return losses if len(names) > 1 else losses[names[0]]
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
         self.record.weights = self.checkpointer.origin
+        self.record.carry_over(self.start_iter)
+        if self.selection and self.selection.exhausted:
+            logger.info("this run has ended early: nothing is left to train")
+            self.record.add(stopped_early=self.start_iter - 1)
+            self.max_iter = self.start_iter
         if self.start_iter:
             logger.info("RESUME at iteration %d from %s", self.start_iter, self.checkpointer.origin)
         else:
@@ -228,7 +301,8 @@ class TransferTrainer(DefaultTrainer):
         with self._recorded():
             self._trainer.choose_precision()
             self.record.precision = self._trainer.precision
-            super().train()
+            with contextlib.suppress(EarlyStop):
+                super().train()
         return getattr(self, "_last_eval_results", None)
 
     @contextlib.contextmanager
@@ -243,6 +317,9 @@ class TransferTrainer(DefaultTrainer):
             raise
         except BaseException as error:
             self.record.ended("failed", f"{type(error).__name__}: {error}")
+            if "deterministic" in str(error) and torch.are_deterministic_algorithms_enabled():
+                first = str(error).split(". ")[0]  # torch names the operation
+                raise UserError(f"{first}; train it with DETERMINISTIC False") from error
             raise
 
 

@@ -136,7 +136,7 @@ def test_a_name_that_is_taken(tiny_coco):
             '{"images": [{"id": 1, "height": 1, "width": 1, "file_name": "a"}], '
             '"categories": [{"id": 1, "name": "a"}], "annotations": '
             '[{"id": 5, "image_id": 1, "category_id": 9, "bbox": [0, 0, 1, 1]}]}',
-            "name a category that is not in categories, e.g. annotation 5: category_id 9",
+            r"not in categories: 1 \(annotation 5: category_id 9\)",
         ),
     ],
 )

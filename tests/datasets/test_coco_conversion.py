@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
         (lambda c: c["annotations"][3].update(category_id=55), "category_id"),
         (
             lambda c: c["annotations"][3].update(id=1),
-            "1 annotations bear an id that another has",
+            "annotation ids that are there twice: 1 (id 1)",
         ),
         (lambda c: c["images"][0].update(neg_category_ids=[]), "in LVIS format already"),
     ],

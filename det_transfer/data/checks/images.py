@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .annotations import image_file
 from .findings import Finding, findings_of
@@ -140,6 +140,8 @@ def _look_at(path: str, width: int, height: int) -> _Seen:
         image, orientation = _decode(data)
     except Image.DecompressionBombError as error:
         return _Seen("oversized image", str(error), digest, b"")
+    except UnidentifiedImageError:
+        return _Seen("broken image", "no image that Pillow knows", digest, b"")
     except (OSError, SyntaxError, ValueError) as error:  # as Pillow says "broken" of its formats
         return _Seen("broken image", str(error), digest, b"")
     kind, detail = _size_problem(image.size, orientation, (width, height))

@@ -19,6 +19,7 @@ __all__ = [
     "Config",
     "add_det_transfer_config",
     "differences",
+    "leaves",
     "load_config",
     "scale_learning_rate",
     "validate",
@@ -142,7 +143,7 @@ def load_config(config_file: str | None, opts: Sequence[str] = ()) -> Config:
     """
     cfg = get_cfg()
     add_det_transfer_config(cfg)
-    known = dict(_leaves(cfg))
+    known = dict(leaves(cfg))
     in_file: dict[str, Any] = {}
     if config_file:
         in_file = _read_yaml(config_file)
@@ -175,7 +176,7 @@ def _read_yaml(config_file: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UserError(f"config file {config_file} cannot be read: it holds no keys")
     # Old Detectron2 files are renamed on merging, so only current ones can be checked by key.
-    return dict(_leaves(loaded)) if loaded.get("VERSION", 2) == 2 else {}
+    return dict(leaves(loaded)) if loaded.get("VERSION", 2) == 2 else {}
 
 
 def _merge(cfg: CfgNode, source: str, merge) -> None:
@@ -197,18 +198,19 @@ def _check_keys(found: dict[str, Any], known: dict[str, Any], source: str) -> No
     raise_all(problems)
 
 
-def _leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``("MODEL.REUSE.MODE", value)`` of every key that is no group."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
 def differences(cfg: CfgNode, base: CfgNode) -> list[tuple[str, Any, Any]]:
     """``(key, base's value, cfg's value)`` of every key on which the two differ."""
-    before = dict(_leaves(base))
-    return [(k, before.get(k), v) for k, v in _leaves(cfg) if before.get(k) != v]
+    before = dict(leaves(base))
+    return [(k, before.get(k), v) for k, v in leaves(cfg) if before.get(k) != v]
 
 
 def scale_learning_rate(config: Config) -> str | None:
@@ -259,7 +261,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
     Raises:
         UserError: one line for each key that is wrong or contradicts another
     """
-    values = dict(_leaves(cfg))
+    values = dict(leaves(cfg))
     raise_all(
         [
             *(

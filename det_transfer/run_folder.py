@@ -30,6 +30,7 @@ __all__ = [
     "RUN",
     "PredictionWriter",
     "eval_folder",
+    "flat_metrics",
     "prediction_parts",
     "read_json",
     "read_metrics",
@@ -85,6 +86,17 @@ def read_metrics(run: str | os.PathLike) -> list[dict[str, float]]:
                 row = json.loads(line)
                 rows.setdefault(int(row["iteration"]), {}).update(row)
     return [rows[i] for i in sorted(rows)]
+
+
+def flat_metrics(results: Any, prefix: str = "") -> dict[str, float]:
+    """``{"bbox": {"AP": 1.0}}`` as ``{"bbox/AP": 1.0}``, without the AP of single classes."""
+    flat: dict[str, float] = {}
+    for key, value in results.items():
+        if isinstance(value, dict):
+            flat |= flat_metrics(value, f"{prefix}{key}/")
+        elif not key.startswith("AP-"):
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _without_nan(value: Any) -> Any:

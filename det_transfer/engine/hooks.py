@@ -19,7 +19,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import (
@@ -133,8 +132,7 @@ class RunRecord(HookBase):
         self._content["seconds"]["evaluation"] += seconds
         if results:
             self._content["results"] = results
-        flat = flatten_results_dict(results)
-        metrics = {k: float(v) for k, v in flat.items() if "/AP-" not in k}
+        metrics = run_folder.flat_metrics(results)
         entry = {"iteration": last_iteration(self.trainer), "metrics": metrics}
         others = [e for e in self.evaluations if e["iteration"] != entry["iteration"]]
         self._content["evaluations"] = [*others, entry]

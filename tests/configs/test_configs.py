@@ -11,10 +11,12 @@ from det_transfer.config import load_config, validate
 from det_transfer.data import register_datasets, take_class_count
 from det_transfer.data.catalog import register
 from det_transfer.engine.detection import DetectionTrainer, prepare
+from det_transfer.engine.plan import read_plan
 from det_transfer.engine.setup import setup
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+PLANS = sorted((CONFIGS / "plans").glob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path not in PLANS)
 IDS = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 # What makes any recipe small enough for two iterations on one core.
@@ -116,3 +118,11 @@ def test_a_missing_lvis_says_what_and_where(tmp_path, monkeypatch):
         pytest.skip("LVIS is here")
     with pytest.raises(UserError, match=r"dataset lvis_v1_train: .*json is missing; get it from"):
         register_datasets(config.cfg)
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)
+def test_a_plan_is_sound(path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)  # as its comments say that it is started
+    plan = read_plan(path)
+    assert len(plan.runs) > 1
+    assert all(Path(run.config).is_file() for run in plan.runs)

@@ -1,6 +1,7 @@
 """A plan on a Ray cluster of two nodes on this machine."""
 
 import csv
+import itertools
 import os
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_a_plan_on_two_nodes(cluster, tmp_path):
         for name in finished
     }
     spans = sorted(ends.values())
-    assert any(b[0] < a[1] for a, b in zip(spans, spans[1:], strict=False))
+    assert any(b[0] < a[1] for a, b in itertools.pairwise(spans))
 
 
 def test_no_cluster_is_a_line(tmp_path):

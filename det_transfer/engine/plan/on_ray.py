@@ -6,6 +6,7 @@ them, is seen from the folders as ever.
 """
 
 import os
+import socket
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class RaySlots:
             raise UserError("--ray needs Ray: pip install 'det_transfer[ray]'") from None
         self._ray = ray
         if not ray.is_initialized():
+            _check_reachable(address)
             try:
                 ray.init(address, log_to_driver=False, logging_level="warning")
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -50,6 +52,17 @@ class RaySlots:
         task = self._ray.remote(**self._needs, max_retries=0)(_work)
         console = str((run.folder / "console.txt").resolve())
         return _future(task.remote(command, console, os.getcwd()))
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto", "local"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise UserError(f"--ray {address}: no cluster there: {error}") from error
 
 
 def _work(command: list[str], console: str, folder: str) -> Outcome:

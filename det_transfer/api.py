@@ -117,7 +117,7 @@ def load(
         cfg.MODEL.DEVICE = device or "cpu"
     checkpoint = _checkpoint(folder, weights)
     model = DetectionTrainer.build_model(cfg)
-    TransferCheckpointer(model, cfg=cfg).load(str(checkpoint), checkpointables=[])
+    TransferCheckpointer(model, cfg=cfg).load_detector(str(checkpoint))
     return Detector(
         model,
         cfg,

@@ -228,6 +228,7 @@ def scale_learning_rate(config: Config) -> str | None:
         return f"SOLVER.BASE_LR {solver.BASE_LR:g} as given, batch {batch} (recipe: {reference})"
     before = solver.BASE_LR
     solver.BASE_LR = before * batch / reference
+    solver.BASE_LR_END *= batch / reference  # of the cosine schedule
     return (
         f"SOLVER.BASE_LR {before:g} for batch {reference} becomes {solver.BASE_LR:g} for batch "
         f"{batch}; MAX_ITER stays {solver.MAX_ITER}"
@@ -242,12 +243,19 @@ _CHOICES = {
     "SOLVER.AMP.DTYPE": ("fp16", "bf16", "auto"),
     "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    # Of Detectron2's train loader.
+    "DATALOADER.SAMPLER_TRAIN": (
+        "TrainingSampler",
+        "RepeatFactorTrainingSampler",
+        "RandomSubsetTrainingSampler",
+    ),
 }
 _POSITIVE = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",
     "SOLVER.BASE_LR",
     "SOLVER.ACCUMULATE",
+    "SOLVER.CHECKPOINT_PERIOD",
     "INPUT.LSJ.SIZE",
 )
 
@@ -278,10 +286,6 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
     )
 
 
-# Modes that keep weights which training will never change.
-_FREEZING = ("frozen", "partial")
-
-
 def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
     reuse = cfg.MODEL.REUSE
     mode = reuse.MODE
@@ -292,11 +296,6 @@ def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
             f"MODEL.BACKBONE.FREEZE_AT {freeze_at} contradicts MODEL.REUSE.MODE {mode!r}, which "
             "decides alone what is frozen; leave one of them out (mode 'partial' freezes "
             "MODEL.REUSE.STAGES)"
-        )
-    if mode in _FREEZING and not cfg.MODEL.WEIGHTS and "MODEL.WEIGHTS" not in explicit:
-        yield (
-            f"MODEL.REUSE.MODE is {mode!r} but MODEL.WEIGHTS is empty: a frozen random trunk; "
-            "name the weights, or ask for it with MODEL.WEIGHTS ''"
         )
     if mode == "partial" and not (reuse.STAGES or reuse.PATTERNS):
         yield "MODEL.REUSE.MODE 'partial' needs MODEL.REUSE.STAGES or MODEL.REUSE.PATTERNS"
@@ -314,7 +313,8 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
     if cfg.INPUT.LSJ.ENABLED and cfg.INPUT.CROP.ENABLED:
         yield "INPUT.LSJ.ENABLED and INPUT.CROP.ENABLED are both on; large-scale jitter crops alone"
     for entry in cfg.DATASETS.CUSTOM:
-        if len(entry) != 3 or not all(isinstance(part, str) for part in entry):
+        sound = isinstance(entry, list | tuple) and len(entry) == 3
+        if not sound or not all(isinstance(part, str) for part in entry):
             yield f"DATASETS.CUSTOM has {entry!r}; each entry is [name, json file, image folder]"
 
 
@@ -336,6 +336,8 @@ def _solver_problems(cfg: CfgNode) -> Iterator[str]:
         )
     if not 0 <= solver.EMA.DECAY < 1:
         yield f"SOLVER.EMA.DECAY is {solver.EMA.DECAY}; it must be 0 <= DECAY < 1"
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.BASE_LR_END > solver.BASE_LR:
+        yield f"SOLVER.BASE_LR_END {solver.BASE_LR_END} is above SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.LR_SCHEDULER_NAME not in _SCHEDULES:
         near = nearest(solver.LR_SCHEDULER_NAME, _SCHEDULES) or _SCHEDULES
         yield (
@@ -357,7 +359,12 @@ def _test_problems(cfg: CfgNode) -> Iterator[str]:
         )
     if best.PATIENCE and not best.METRIC:
         yield "TEST.BEST.PATIENCE needs TEST.BEST.METRIC, e.g. bbox/AP"
-    if best.METRIC.startswith("validation/") and not cfg.TEST.VALIDATION_LOSS:
-        yield f"TEST.BEST.METRIC {best.METRIC!r} needs TEST.VALIDATION_LOSS True"
+    if best.METRIC.startswith("validation/"):
+        if not cfg.TEST.VALIDATION_LOSS:
+            yield f"TEST.BEST.METRIC {best.METRIC!r} needs TEST.VALIDATION_LOSS True"
+        if best.MODE == "max":
+            yield f"TEST.BEST.METRIC {best.METRIC!r} is a loss: set TEST.BEST.MODE min"
+    if cfg.TEST.AUG.ENABLED:
+        yield "TEST.AUG.ENABLED: test-time augmentation is not done here; set it to False"
     if cfg.DETERMINISTIC and cfg.CUDNN_BENCHMARK:
         yield "DETERMINISTIC and CUDNN_BENCHMARK are both on; the latter chooses by time"

@@ -26,6 +26,7 @@ import numpy as np
 
 __all__ = [
     "CONFIG",
+    "EVAL",
     "METRICS",
     "RUN",
     "PredictionWriter",
@@ -42,11 +43,12 @@ __all__ = [
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
 RUN = "run.json"
+EVAL = "eval"
 
 
 def eval_folder(run: str | os.PathLike, dataset: str) -> Path:
     """The folder of one dataset's evaluation inside the run folder `run`."""
-    return Path(run) / "eval" / dataset
+    return Path(run) / EVAL / dataset
 
 
 @contextlib.contextmanager

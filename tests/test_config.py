@@ -108,7 +108,6 @@ def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
         (["SOLVER.IMS_PER_BATCH", "0"], r"SOLVER\.IMS_PER_BATCH is 0"),
         (["SOLVER.STEPS", "(5, 3)"], r"SOLVER\.STEPS"),
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "needs CUDA"),
-        (["MODEL.REUSE.MODE", "frozen"], r"MODEL\.WEIGHTS is empty"),
         (
             ["MODEL.REUSE.MODE", "frozen", "MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "2"],
             "contradicts",
@@ -121,6 +120,10 @@ def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
             r"FREEZE_AT 0 contradicts MODEL\.REUSE\.MODE 'finetune'",
         ),
         (["MODEL.REUSE.MODE", "partial", "MODEL.WEIGHTS", ""], r"needs MODEL\.REUSE\.STAGES or"),
+        (["SOLVER.CHECKPOINT_PERIOD", "0"], r"SOLVER\.CHECKPOINT_PERIOD is 0; it must be > 0"),
+        (["DATALOADER.SAMPLER_TRAIN", "Foo"], r"SAMPLER_TRAIN is 'Foo'; it can be 'Training"),
+        (["DATASETS.CUSTOM", "[5]"], r"\[name, json file, image folder\]"),
+        (["TEST.AUG.ENABLED", "True"], r"test-time augmentation is not done here"),
         (["MODEL.REUSE.STAGES", "2"], r"is for MODEL\.REUSE\.MODE 'partial'; the mode is ''"),
         (["MODEL.REUSE.NORM", "LN"], r"MODEL\.REUSE\.NORM is 'LN'"),
         (["MODEL.TRUNK.NAME", "build_timm_backbone"], r"MODEL\.TIMM\.NAME is empty"),

@@ -5,6 +5,7 @@ Run again after an interruption it goes on where it was; run again when done it 
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,9 +21,12 @@ DATASET = "openmoji_val"
 
 def call(*command: str) -> None:
     """Run one of our programs; where it fails it has said why, and so this one ends alike."""
-    code = subprocess.run([sys.executable, *command]).returncode
-    if code:
-        sys.exit(code)
+    process = subprocess.Popen([sys.executable, *command])
+    while process.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt):  # it is told too, and ends in good order
+            process.wait()
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 def train(run: Path, config_file: str, opts: list[str]) -> None:

@@ -59,7 +59,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         )
         self.origin = "random initialisation"
         self.whole_model = False
-        self._resuming = False
+        self._all_needed = ""  # why every tensor must be found, "" where some may be missing
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Save under a temporary name and rename: a checkpoint that is there is whole.
@@ -83,6 +83,21 @@ class TransferCheckpointer(DetectionCheckpointer):
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
             temporary.write_text(last_filename_basename)
 
+    def load_detector(self, path: str) -> None:
+        """Load a trained detector, all of it, to evaluate or to use it.
+
+        Raises:
+            UserError: the source has other heads or classes, or only a trunk
+        """
+        self._all_needed = "its classes or heads are other ones: take the config of its own run"
+        self.load(path, checkpointables=[])
+        if not self.whole_model:
+            raise UserError(
+                f"a trained detector is needed, but {path or 'MODEL.WEIGHTS'} has no weights for "
+                "its heads; name one with MODEL.WEIGHTS <run>/model_final.pth, or take "
+                "OUTPUT_DIR's last checkpoint with --resume"
+            )
+
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a detector or the trunk's weights.
 
@@ -96,7 +111,8 @@ class TransferCheckpointer(DetectionCheckpointer):
         """
         if not path:
             return {}
-        resuming = checkpointables is None
+        if checkpointables is None:
+            self._all_needed = "resume with the config that the run was started with"
         self.origin = path
         if path.startswith(_TRUNK_SCHEMES):
             self._load_trunk(read_weights(path, trunk=self._trunk()))
@@ -109,7 +125,6 @@ class TransferCheckpointer(DetectionCheckpointer):
             return {}
         self._check_preprocessing(weights)
         self.whole_model = True
-        self._resuming = resuming
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -123,8 +138,8 @@ class TransferCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         missing = [*incompatible.missing_keys, *(k for k, *_ in incompatible.incorrect_shapes)]
         trunk = [name for name in missing if name.startswith(self._trunk_prefix())]
-        if self._resuming and missing:
-            needs = "resume with the config that the run was started with"
+        if self._all_needed and missing:
+            needs = self._all_needed
         elif self._weights_wanted == "all" and trunk:
             missing, needs = trunk, f"mode {self._mode!r} needs all of the trunk"
         else:

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from torch import nn
@@ -31,8 +32,13 @@ logger = logging.getLogger(__name__)
 
 def prepare(config: Config) -> list[str | None]:
     """Register the datasets of the config, take the class count from them, and check them."""
+    if not config.cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty: name a dataset; the classes come from it")
     register_datasets(config.cfg)
-    return [take_class_count(config), *check_datasets(config.cfg)]
+    lines = [take_class_count(config), *check_datasets(config.cfg)]
+    for name in config.cfg.DATASETS.TEST:  # says now what it would say after the training
+        DetectionTrainer.build_evaluator(config.cfg, name)
+    return lines
 
 
 class DetectionTrainer(TransferTrainer):
@@ -45,7 +51,12 @@ class DetectionTrainer(TransferTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model with its trunk in the mode that MODEL.REUSE asks for, before any optimizer."""
-        model = build_model(cfg)
+        try:
+            model = build_model(cfg)
+        except KeyError as error:
+            if "No object named" not in str(error):
+                raise
+            raise UserError(f"config: {error.args[0]}") from error  # Detectron2 names both
         reuse(trunk_of(model), cfg.MODEL.REUSE)
         logger.info("Model:\n%s", format_table(reuse_table(model)))
         logger.info(trainable_line(model))
@@ -65,11 +76,13 @@ class DetectionTrainer(TransferTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        # COCO's protocol has its own limit, 100; only with that does an AP compare with others'.
+        lvis = MetadataCatalog.get(dataset_name).get("evaluator_type") == "lvis"
         return build_evaluator(
             dataset_name,
             tasks=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
             output_dir=run_folder.eval_folder(cfg.OUTPUT_DIR, dataset_name),
-            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE if lvis else None,
             write_json=cfg.TEST.WRITE_JSON,
         )
 
@@ -78,11 +91,6 @@ class DetectionTrainer(TransferTrainer):
         """Evaluate a trained detector: MODEL.WEIGHTS, or the last checkpoint with `resume`."""
         model = cls.build_model(cfg)
         checkpointer = cls.build_checkpointer(cfg, model)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-        if not checkpointer.whole_model:
-            raise UserError(
-                f"--eval-only needs a trained detector, but {checkpointer.origin} has no weights "
-                "for its heads; name one with MODEL.WEIGHTS <run>/model_final.pth, or take "
-                "OUTPUT_DIR's last checkpoint with --resume"
-            )
+        last = checkpointer.get_checkpoint_file() if resume else ""
+        checkpointer.load_detector(last or cfg.MODEL.WEIGHTS)
         return cls.test(cfg, model)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
@@ -28,6 +29,7 @@ from detectron2.utils.events import (
     TensorboardXWriter,
     get_event_storage,
 )
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from .. import run_folder
@@ -35,6 +37,7 @@ from .. import run_folder
 __all__ = [
     "ProgressBar",
     "RunRecord",
+    "SameStatistics",
     "SeedEachStep",
     "console_handlers",
     "last_iteration",
@@ -63,6 +66,29 @@ class SeedEachStep(HookBase):
         seed_all_rng(int(np.random.SeedSequence(key).generate_state(1)[0]) % 2**31)
 
 
+class SameStatistics(HookBase):
+    """After each step, give all processes the mean of their batch norms' running statistics.
+
+    Each process has seen other images. What is evaluated, saved and resumed is then one model, and
+    not a different one in each process.
+    """
+
+    def after_step(self) -> None:
+        buffers = [
+            buffer
+            for module in self.trainer.model.modules()
+            if isinstance(module, _BatchNorm) and module.training
+            for buffer in module.buffers(recurse=False)
+            if buffer.is_floating_point()
+        ]
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        dist.all_reduce(flat)
+        flat /= comm.get_world_size()
+        parts = flat.split([buffer.numel() for buffer in buffers])
+        for buffer, mean in zip(buffers, parts, strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
+
 class RunRecord(HookBase):
     """Keeps ``run.json``: what was run on what, how it went and what it took.
 
@@ -73,6 +99,7 @@ class RunRecord(HookBase):
 
     def __init__(self, cfg: CfgNode, reuse: list[dict[str, Any]]):
         self._path = os.path.join(cfg.OUTPUT_DIR, run_folder.RUN)
+        self._period = cfg.SOLVER.CHECKPOINT_PERIOD
         self._step_times: list[float] = []
         self._content: dict[str, Any] = {
             "status": "built",
@@ -101,8 +128,9 @@ class RunRecord(HookBase):
         """Take over what the run before the resumption at `start_iter` had recorded."""
         if start_iter and os.path.exists(self._path):
             before = run_folder.read_json(self._path)
-            for name in ("training", "evaluation"):
-                self._content["seconds"][name] += before.get("seconds", {}).get(name, 0.0)
+            self._content["seconds"] |= before.get("seconds", {})
+            self._content["peak_memory_bytes"] = before.get("peak_memory_bytes", {})
+            self.weights = before.get("weights") or self.weights
             self._content["evaluations"] = [
                 entry for entry in before.get("evaluations", ()) if entry["iteration"] < start_iter
             ]
@@ -126,6 +154,8 @@ class RunRecord(HookBase):
 
     def after_step(self) -> None:
         self._step_times.append(time.perf_counter() - self._step_start)
+        if (self.trainer.iter + 1) % self._period == 0:  # so that a run that is killed has them
+            self._write_costs()
 
     def evaluated(self, results: dict, seconds: float) -> None:
         """Take in an evaluation's results; EvalHook calls it through the trainer."""
@@ -145,9 +175,15 @@ class RunRecord(HookBase):
 
     def ended(self, status: str, reason: str = "") -> None:
         """Write how the run ended: "finished", "failed" or "interrupted"."""
-        self._content |= {"status": status, "ended": _now(), "peak_memory_bytes": peak_memory()}
+        self._content |= {"status": status, "ended": _now()}
         if reason:
             self._content["reason"] = reason
+        self._write_costs()
+
+    def _write_costs(self) -> None:
+        before = self._content.get("peak_memory_bytes", {})
+        now = peak_memory()
+        self._content["peak_memory_bytes"] = {k: max(n, before.get(k, 0)) for k, n in now.items()}
         seconds = self._content["seconds"]
         if hasattr(self, "_start"):
             evaluation = seconds["evaluation"] - self._evaluation_before

@@ -23,6 +23,7 @@ from tabulate import tabulate
 from .. import run_folder
 from ..config import Config, differences, load_config, scale_learning_rate, validate
 from ..errors import UserError
+from ..reuse import MODES
 from .hooks import console_handlers
 
 __all__ = ["argument_parser", "setup"]
@@ -60,6 +61,7 @@ def setup(
     cfg = config.cfg
     lines = [_take_device(config), _take_seed(cfg, args.resume)]
     validate(cfg, config.explicit)
+    _check_weights_named(config)
     lines += [*prepare(config), scale_learning_rate(config)]
     dry = getattr(args, "dry_run", False)  # Detectron2's own parser does not know it
     if dry and (args.resume or args.eval_only):
@@ -80,6 +82,17 @@ def setup(
     for line in filter(None, lines):
         logger.info(line)
     return cfg
+
+
+def _check_weights_named(config: Config) -> None:
+    """A mode that keeps pretrained weights has some, unless the user asks for none by name."""
+    mode, weights = config.cfg.MODEL.REUSE.MODE, config.cfg.MODEL.WEIGHTS
+    keeps = mode in MODES and MODES[mode].weights == "all"
+    if keeps and not weights and "MODEL.WEIGHTS" not in config.explicit:
+        raise UserError(
+            f"MODEL.REUSE.MODE is {mode!r} but MODEL.WEIGHTS is empty: a frozen random trunk; "
+            "name the weights, or ask for it with MODEL.WEIGHTS ''"
+        )
 
 
 def _take_device(config: Config) -> str | None:
@@ -126,6 +139,10 @@ def _refuse_other_run(output_dir: str, resume: bool) -> None:
 
 
 def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
+    cfg = cfg.clone()
+    cfg.defrost()
+    if args.eval_only:  # a run keeps the config and the log that it was trained with
+        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / run_folder.EVAL)
     if comm.is_main_process():
         _check_writable(cfg.OUTPUT_DIR)
     comm.synchronize()

@@ -21,12 +21,13 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError, own_words
 from ..reuse import reuse_table
 from .average import WeightAverage
 from .checkpoint import TransferCheckpointer
-from .hooks import RunRecord, SeedEachStep, last_iteration, progress_bar, writers
+from .hooks import RunRecord, SameStatistics, SeedEachStep, last_iteration, progress_bar, writers
 from .optimizer import build_optimizer
 from .precision import AUTO, autocast, choose, precision_of
 from .selection import EarlyStop, KeepBest
@@ -232,7 +233,8 @@ class TransferTrainer(DefaultTrainer):
             SeedEachStep(cfg.SEED),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            # Before the checkpointer, which has to save the mean of this very step.
+            # Before the checkpointer, which has to save what these make of this very step.
+            *([SameStatistics()] if _has_statistics(self.model) else ()),
             *([self.average] if self.average else ()),
         ]
         if cfg.TEST.PRECISE_BN.ENABLED and hooks.get_bn_modules(self.model):
@@ -321,6 +323,12 @@ class TransferTrainer(DefaultTrainer):
                 first = str(error).split(". ")[0]  # torch names the operation
                 raise UserError(f"{first}; train it with DETERMINISTIC False") from error
             raise
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    """Whether several processes train batch norms, each on its own images."""
+    norms = (m for m in model.modules() if isinstance(m, _BatchNorm))
+    return comm.get_world_size() > 1 and any(norm.training for norm in norms)
 
 
 def _ddp_devices(cfg: CfgNode) -> dict[str, Any]:

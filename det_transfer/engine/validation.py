@@ -44,7 +44,11 @@ def validation_losses(model: nn.Module, loader: Iterable[list[dict]]) -> dict[st
 @contextlib.contextmanager
 def losing(model: nn.Module) -> Iterator[None]:
     """Inside, `model` computes losses, but nothing in it is random or moves."""
-    before = {module: module.training for module in model.modules()}
+    # The mode, and what a model counts in passing, as Detectron2's RetinaNet its loss_normalizer.
+    before = {
+        module: {key: v for key, v in vars(module).items() if isinstance(v, bool | int | float)}
+        for module in model.modules()
+    }
     model.train()
     for module in model.modules():
         if isinstance(module, (_BatchNorm, *DROPOUTS)):
@@ -52,5 +56,5 @@ def losing(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, training in before.items():
-            module.training = training
+        for module, numbers in before.items():
+            vars(module).update(numbers)

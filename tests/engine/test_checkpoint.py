@@ -1,6 +1,8 @@
 """What MODEL.WEIGHTS may name, and what is said where it does not fit."""
 
+import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,3 +155,31 @@ def test_a_checkpoint_is_whole_or_not_there(train, monkeypatch, tmp_path):
     assert (folder / "model_final.pth").read_bytes() == before
     assert not list(folder.glob(".*.tmp"))
     assert run_folder.read_json(folder / "run.json")["status"] == "finished"
+
+
+def test_a_detector_with_other_classes_is_not_evaluated(train, arguments, tiny_coco, tmp_path):
+    """Three classes there, four here: its classifiers would be random."""
+    weights = train("SOLVER.MAX_ITER", 1, output="three").cfg.OUTPUT_DIR + "/model_final.pth"
+    content = json.loads(tiny_coco[0].read_text())
+    content["categories"].append({"id": 9, "name": "other"})
+    path = tmp_path / "four.json"
+    path.write_text(json.dumps(content))
+    args = arguments("MODEL.WEIGHTS", weights, data=(path, tiny_coco[1]), eval_only=True)
+    with pytest.raises(UserError, match="its classes or heads are other ones"):
+        DetectionTrainer.evaluate(setup(args, prepare))
+
+
+def test_evaluating_leaves_the_run_as_it_is(train, arguments):
+    run = Path(train("SOLVER.MAX_ITER", 1).cfg.OUTPUT_DIR)
+    before = {name: (run / name).read_bytes() for name in ("config.yaml", "log.txt", "run.json")}
+    weights = ("MODEL.WEIGHTS", run / "model_final.pth", "SOLVER.MAX_ITER", 99)
+    cfg = setup(arguments(*weights, eval_only=True), prepare)
+    assert DetectionTrainer.evaluate(cfg)["bbox"]
+    assert before == {name: (run / name).read_bytes() for name in before}
+    assert "MAX_ITER: 99" in (run / "eval" / "config.yaml").read_text()
+
+
+def test_a_name_that_no_registry_knows(arguments):
+    cfg = setup(arguments("MODEL.META_ARCHITECTURE", "GeneralisedRCNN"), prepare)
+    with pytest.raises(UserError, match="'GeneralisedRCNN' found in 'META_ARCH' registry"):
+        DetectionTrainer.build_model(cfg)

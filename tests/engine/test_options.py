@@ -156,13 +156,16 @@ def test_nothing_moves_while_losses_are_computed():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5))
     model.eval()
     model[0].train()
+    model.loss_normalizer = 100.0
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with losing(model):
         assert model.training
         x = torch.randn(2, 3, 4, 4)
         assert torch.equal(model(x), model(x))
+        model.loss_normalizer = 7.0  # as RetinaNet does in each forward
     assert same(model.state_dict(), before)
     assert [m.training for m in model] == [True, False, False]
+    assert model.loss_normalizer == 100.0
 
 
 # Averaged weights --------------------------------------------------------------------------------
@@ -303,7 +306,11 @@ def test_the_deterministic_switch(arguments, train, monkeypatch):
         (["TEST.BEST.PATIENCE", 2], r"TEST\.BEST\.PATIENCE needs TEST\.BEST\.METRIC"),
         (
             ["TEST.BEST.METRIC", "validation/total_loss", "TEST.EVAL_PERIOD", 5],
-            r"needs TEST\.VALIDATION_LOSS True",
+            r"needs TEST\.VALIDATION_LOSS True\n.*is a loss: set TEST\.BEST\.MODE min",
+        ),
+        (
+            ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", 1.0],
+            r"BASE_LR_END 1\.0 is above",
         ),
         (["SOLVER.ACCUMULATE", 3], r"16 cannot be cut into SOLVER\.ACCUMULATE 3"),
         (["SOLVER.EMA.DECAY", 1.0], r"SOLVER\.EMA\.DECAY is 1\.0"),

@@ -137,7 +137,7 @@ def test_eval_only_equals_the_evaluation_at_the_end(train, arguments, tmp_path):
 
 def test_eval_only_without_a_detector(arguments):
     args = arguments(eval_only=True)
-    with pytest.raises(UserError, match=r"needs a trained detector.*--resume"):
+    with pytest.raises(UserError, match=r"a trained detector is needed.*--resume"):
         DetectionTrainer.evaluate(setup(args, prepare))
 
 
@@ -321,3 +321,48 @@ def test_other_assertions_are_ours(arguments):
     trainer.model.forward = forward
     with pytest.raises(AssertionError, match="a bug"):
         trainer.train()
+
+
+# Mistakes that are said before training ----------------------------------------------------------
+
+
+def test_a_val_set_that_cannot_be_evaluated_is_refused_before_training(
+    arguments, tiny_coco, tmp_path
+):
+    content = json.loads(tiny_coco[0].read_text())
+    for entry in content["annotations"]:
+        del entry["area"]
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="annotations without 'area' cannot be evaluated"):
+        setup(arguments(data=(path, tiny_coco[1])), prepare)
+
+
+def test_nothing_to_train_on(arguments, tiny_coco, tmp_path):
+    content = json.loads(tiny_coco[0].read_text())
+    content["annotations"] = []
+    path = tmp_path / "empty.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="has no annotation to train on"):
+        setup(arguments(data=(path, tiny_coco[1])), prepare)
+    with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty"):
+        setup(arguments("DATASETS.TRAIN", "()"), prepare)
+
+
+def test_a_frozen_trunk_without_weights_is_asked_about(arguments):
+    args = arguments()
+    args.config_file = None
+    args.opts += ["DATASETS.TRAIN", ("tiny",), "MODEL.REUSE.MODE", "frozen"]
+    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS is empty: a frozen random trunk"):
+        setup(args, prepare)
+
+
+def test_a_resumed_run_keeps_what_its_first_part_recorded(train):
+    train("SOLVER.MAX_ITER", 2)
+    trainer = train("SOLVER.MAX_ITER", 4, resume=True)
+    record = run_folder.read_json(Path(trainer.cfg.OUTPUT_DIR) / "run.json")
+    assert record["weights"] == "random initialisation"
+    again = train("SOLVER.MAX_ITER", 4, resume=True)  # nothing left to train
+    seconds = run_folder.read_json(Path(again.cfg.OUTPUT_DIR) / "run.json")["seconds"]
+    assert seconds["step_median"] == record["seconds"]["step_median"]
+    assert seconds["training"] >= record["seconds"]["training"]

@@ -80,6 +80,38 @@ def test_two_processes(launcher, tiny_coco, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_evaluate_the_model_that_they_save(tiny_coco, tmp_path):
+    """With batch norms that train, each process has seen other images."""
+    output = tmp_path / "run"
+    flags = ("--num-gpus", "2", "--dist-url", "auto", *options(tiny_coco, output))
+    more = ("MODEL.REUSE.MODE", "finetune", "SOLVER.MAX_ITER", "6", "SOLVER.BASE_LR", "0.02")
+    low = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0001")
+    done = start(sys.executable, "tools/train_net.py", *flags, *more, *low)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = run_folder.eval_folder(output, "tiny")
+    together = scores(folder)
+    weights = ("MODEL.WEIGHTS", output / "model_final.pth")
+    alone = start(
+        sys.executable,
+        "tools/train_net.py",
+        "--eval-only",
+        *options(tiny_coco, output),
+        *more,
+        *low,
+        *weights,
+    )
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    assert scores(folder) == together
+
+
+def scores(folder):
+    """All scores of an evaluation, in order of size, one process or two."""
+    parts = run_folder.prediction_parts(folder / "predictions")
+    chunks = [chunk for part in parts for chunk in run_folder.read_predictions(part)]
+    return sorted(score for chunk in chunks for score in chunk["score"].tolist())
+
+
+@pytest.mark.slow
 def test_a_mistake_in_two_processes_is_said_once(tiny_coco, tmp_path):
     done = start(
         sys.executable,

@@ -207,7 +207,12 @@ def _box(box: Any) -> list[float]:
 def usable_polygons(segmentation: Sequence[Any]) -> list[Sequence[float]]:
     """Polygons with an even number of values, three points at least."""
     return [
-        p for p in segmentation if isinstance(p, list | tuple) and len(p) % 2 == 0 and len(p) >= 6
+        p
+        for p in segmentation
+        if isinstance(p, list | tuple)
+        and len(p) % 2 == 0
+        and len(p) >= 6
+        and all(isinstance(value, int | float) for value in p)
     ]
 
 

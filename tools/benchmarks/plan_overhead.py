@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""What the plan runner costs: the same runs by a plan and one after the other, in turn.
+
+A run is a program that sleeps and then writes a run folder, so that all else is overhead: reading
+and checking the plan (with torch and Detectron2 imported once), looking at folders, tables.
+
+    python tools/benchmarks/plan_overhead.py --output docs/results/benchmark_plan_overhead.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+from det_transfer.engine.plan import read_plan
+from det_transfer.run_folder import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+    import json, pathlib, sys, time
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    time.sleep({seconds})
+    folder = pathlib.Path(options["OUTPUT_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {{"status": "finished", "results": {{"bbox": {{"AP": 1.0}}}},
+              "seconds": {{"training": {seconds}, "evaluation": 0.0}}}}
+    (folder / "run.json").write_text(json.dumps(record))
+"""
+
+
+def timed(command: list[str]) -> float:
+    start = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def measure(folder: Path, runs: int, seconds: float) -> tuple[float, float]:
+    """Seconds of the plan, and of its runs one after the other without it."""
+    program = folder / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM.format(seconds=seconds)))
+    plan = folder / "plan.yaml"
+    seeds = list(range(1, runs + 1))
+    plan.write_text(f"program: {program}\noutput: {folder / 'runs'}\nseeds: {seeds}\n")
+    by_plan = timed([sys.executable, "tools/run_plan.py", str(plan)])
+    alone = sum(
+        timed([sys.executable, *run.command(resume=False)])
+        for run in read_plan(plan, folder / "alone").runs
+    )
+    return by_plan, alone
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a run")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="write the numbers as json")
+    args = parser.parse_args()
+    pairs = []
+    for _ in range(args.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            pairs.append(measure(Path(folder), args.runs, args.seconds))
+    by_plan, alone = (statistics.median(side) for side in zip(*pairs, strict=True))
+    report = {
+        "title": "Benchmark: the plan runner",
+        "command": shlex.join(["python", "tools/benchmarks/plan_overhead.py", *sys.argv[1:]]),
+        "machine": {"cpu": platform.machine(), "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version()},
+        "data": {"runs": args.runs, "seconds_a_run": args.seconds, "repeats": args.repeats},
+        "results": [
+            {
+                "what": "plan",
+                "by_plan_s": by_plan,
+                "one_after_the_other_s": alone,
+                "overhead_s": by_plan - alone,
+                "overhead_percent": 100 * (by_plan - alone) / alone,
+            }
+        ],
+    }
+    print(json.dumps(report["results"], indent=1))
+    if args.output:
+        write_json(args.output, report)
+
+
+if __name__ == "__main__":
+    main()

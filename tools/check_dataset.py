@@ -5,8 +5,8 @@
     python tools/check_dataset.py train.json images --against val.json images --picture check.png
     python tools/check_dataset.py train.json images --no-images
 
-Every image is decoded, compared with the json, and looked for in the other set. Exit codes: 0
-training would run, 2 it would stop or the json cannot be used.
+Every image is decoded, compared with the json, and looked for in the other set, which is checked
+too. Exit codes: 0 training would run, 2 it would stop or a json cannot be used.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from det_transfer.data.checks import (
 )
 from det_transfer.data.datasets.coco_format import read_annotations
 from det_transfer.engine.launch import run
-from det_transfer.errors import UserError
-from det_transfer.report.dataset import DatasetFacts, draw_dataset
+from det_transfer.errors import UserError, raise_all
+from det_transfer.report.dataset import DatasetFacts, check_picture, draw_dataset
 from det_transfer.run_folder import write_json
 
 
@@ -37,6 +37,7 @@ class Checked:
     """One set: its content and what is wrong with it."""
 
     def __init__(self, json_file: Path, images: Path, args: argparse.Namespace):
+        self.name = str(json_file)
         if not images.is_dir():
             raise UserError(f"the image folder {images} does not exist")
         self.content: dict[str, Any] = read_annotations(str(json_file), what=str(json_file))
@@ -44,6 +45,7 @@ class Checked:
         self.check = check_annotations(self.content, images, masks=masks)
         self.findings: list[Finding] = self.check.findings
         self.images: ImageCheck | None = None
+        self.facts = DatasetFacts.of(self.content)
         if not args.no_images:
             total = len(self.content["images"])
             self.images = check_images(
@@ -52,37 +54,51 @@ class Checked:
                 args.workers,
                 lambda seen: tqdm(seen, total=total, unit="image", disable=None),
             )
+            self.check.skip_images |= self.images.skip_images
             self.findings = [*self.findings, *self.images.findings]
 
     def stops_training(self, most_skipped: float) -> bool:
         """Whether something is fatal, or too much would be skipped."""
-        if self.images:
-            self.check.skip_images |= self.images.skip_images
         fatal = any(f.severity is Severity.FATAL for f in self.findings)
         return fatal or self.check.skipped_share > most_skipped
 
+    def names(self) -> list[str]:
+        """Of the classes, in the order in which training counts them."""
+        ordered = sorted(self.content["categories"], key=lambda category: category["id"])
+        return [str(category["name"]) for category in ordered]
+
+    def text(self) -> str:
+        said = format_findings(self.findings) or "nothing was found that would hurt"
+        return f"{self.name}\n{self.facts.table()}\n{said}"
+
+    def as_dict(self) -> dict[str, Any]:
+        entries = [finding.as_dict() for finding in worst_first(self.findings)]
+        return {"findings": entries, **self.facts.as_dict()}
+
 
 def main(args: argparse.Namespace) -> None:
-    checked = Checked(args.json_file, args.images, args)
-    findings = list(checked.findings)
-    if args.against:
-        other = Checked(*map(Path, args.against), args)
-        if checked.images and other.images:
-            findings += shared_pictures(other.images, checked.images)
-    stops = checked.stops_training(args.max_skipped)
-    facts = DatasetFacts.of(checked.content)
-    print(facts.table())
-    print(format_findings(findings) or "nothing was found that would hurt")
-    if args.json:
-        entries = [finding.as_dict() for finding in worst_first(findings)]
-        write_json(args.json, {"stops": stops, "findings": entries, **facts.as_dict()})
     if args.picture:
-        draw_dataset(facts, args.picture)
-    if stops:
-        raise UserError(
-            f"training would stop: mend what is fatal, and what is skipped down to "
-            f"{args.max_skipped:.1%} of images and annotations"
-        )
+        check_picture(args.picture)  # not after an hour of decoding
+    checked = Checked(args.json_file, args.images, args)
+    other = Checked(*map(Path, args.against), args) if args.against else None
+    sets = [checked] if other is None else [checked, other]
+    if other and checked.images and other.images:
+        checked.findings += shared_pictures(other.images, checked.images)
+    problems = [
+        f"{each.name}: training would stop: mend what is fatal, and what is skipped down to "
+        f"{args.max_skipped:.1%} of images and annotations"
+        for each in sets
+        if each.stops_training(args.max_skipped)
+    ]
+    if other and other.names() != checked.names():
+        problems.append(f"{checked.name} and {other.name} have different classes")
+    print("\n\n".join(each.text() for each in sets))
+    if args.json:
+        against = {} if other is None else {"against": other.as_dict()}
+        write_json(args.json, {"stops": bool(problems), **checked.as_dict(), **against})
+    if args.picture:
+        draw_dataset(checked.facts, args.picture)
+    raise_all(problems)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -92,7 +108,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("json_file", type=Path, help="COCO or LVIS format")
     parser.add_argument("images", type=Path, help="the folder that its file names are relative to")
     parser.add_argument(
-        "--against", nargs=2, metavar=("JSON", "IMAGES"), help="another set: are pictures in both?"
+        "--against",
+        nargs=2,
+        metavar=("JSON", "IMAGES"),
+        help="another set, checked too: are pictures in both?",
     )
     parser.add_argument("--no-images", action="store_true", help="look at the json alone")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (2)")

@@ -114,7 +114,8 @@ def check_datasets(cfg: CfgNode) -> list[str]:
 def _dataset_problems(cfg: CfgNode, name: str, dataset: JsonDataset) -> Iterator[str]:
     check = dataset.check
     for finding in check.fatal:
-        yield f"dataset {name}: {finding}"
+        if name in cfg.DATASETS.TRAIN or finding.kind != "no object left":
+            yield f"dataset {name}: {finding}"
     if name in cfg.DATASETS.TRAIN and check.skipped_share > cfg.DATASETS.MAX_SKIPPED:
         for finding in check.findings:
             if finding.severity is Severity.SKIPPED:
@@ -123,8 +124,6 @@ def _dataset_problems(cfg: CfgNode, name: str, dataset: JsonDataset) -> Iterator
             f"dataset {name}: {check.skipped_share:.1%} would be skipped, more than "
             f"DATASETS.MAX_SKIPPED {cfg.DATASETS.MAX_SKIPPED:.1%}"
         )
-    elif name in cfg.DATASETS.TRAIN and check.annotations == len(check.skip_annotations):
-        yield f"dataset {name}: {dataset.json_file} has no annotation to train on"
     elif name in cfg.DATASETS.TEST and check.skip_images:
         missing = next(f for f in check.findings if f.kind == "missing image")
         yield f"dataset {name}: {missing} (an evaluation needs them all)"

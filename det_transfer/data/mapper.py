@@ -1,8 +1,12 @@
 """From a dataset dict to what the model is fed: Detectron2's mapper with large-scale jitter."""
 
+from typing import Any
+
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
+from detectron2.utils.file_io import PathManager
+from PIL import Image
 
 __all__ = ["TransferDatasetMapper", "large_scale_jitter"]
 
@@ -25,6 +29,18 @@ class TransferDatasetMapper(DatasetMapper):
             # A crop moves the edges of what it cuts; boxes are made tight where masks allow.
             arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
         return arguments
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """A sample as Detectron2's mapper makes it.
+
+        Raises:
+            SyntaxError: a PNG is damaged. Detectron2 asks Pillow for the EXIF data first and hides
+                the error of that; what then is read has black for all that follows the damage
+        """
+        with PathManager.open(dataset_dict["file_name"], "rb") as file, Image.open(file) as image:
+            if image.format == "PNG":
+                image.verify()  # checksums alone, nothing is decoded
+        return super().__call__(dataset_dict)
 
 
 def large_scale_jitter(

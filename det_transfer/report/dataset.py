@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
-__all__ = ["ClassFacts", "DatasetFacts", "draw_dataset"]
+from ..errors import UserError
+from ..run_folder import replacing
+
+__all__ = ["ClassFacts", "DatasetFacts", "check_picture", "draw_dataset"]
 
 # LVIS: rare, common, frequent. A palette that the colour-blind can tell apart.
 # Source: Okabe and Ito 2008.
 _COLOURS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
 _NAMES = {"r": "rare", "c": "common", "f": "frequent"}
+_FARTHEST = 1e9  # pixels; no box is larger, and a json may hold numbers that no float holds
 # Pixels: the sides at which COCO calls an object medium, and large.
 _COCO_SIDES = (32, 96)
 _SHOWN = 5  # classes at either end of the table
@@ -110,7 +115,7 @@ def _has_area(box: Any) -> bool:
     return (
         isinstance(box, list)
         and len(box) == 4
-        and all(isinstance(v, int | float) and np.isfinite(v) for v in box)
+        and all(isinstance(v, int | float) and abs(v) <= _FARTHEST for v in box)  # no NaN either
         and box[2] > 0
         and box[3] > 0
     )
@@ -122,6 +127,13 @@ def _quartiles(values: np.ndarray) -> list[float]:
 
 
 # The picture -------------------------------------------------------------------------------------
+
+
+def check_picture(path: str | PathLike) -> None:
+    """Raise a :class:`UserError` where matplotlib knows no format of this suffix."""
+    known = Figure().canvas.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in known:
+        raise UserError(f"{path}: a picture ends in .{', .'.join(sorted(known))}")
 
 
 def draw_dataset(facts: DatasetFacts, path: str | PathLike) -> None:
@@ -145,7 +157,8 @@ def draw_dataset(facts: DatasetFacts, path: str | PathLike) -> None:
         f"{len(facts.objects)} images of {widths.min()} to {widths.max()} x {heights.min()} to "
         f"{heights.max()} px, {facts.objects.sum()} objects, {len(facts.classes)} classes"
     )
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix[1:].lower())
 
 
 def _draw_classes(axes: Axes, classes: list[ClassFacts]) -> None:

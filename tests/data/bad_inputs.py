@@ -59,6 +59,13 @@ def _truncate(content: dict, images: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def _damage(content: dict, images: Path) -> None:
+    path = images / "007.png"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
 def _no_image(content: dict, images: Path) -> None:
     (images / "007.png").write_text("<html>404</html>")
 
@@ -72,6 +79,31 @@ def _turned(content: dict, images: Path) -> None:
     exif[0x0112] = 6
     path = images / "007.png"
     Image.open(path).save(path, exif=exif)
+
+
+def _turned_unseen(content: dict, images: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = images / "007.png"
+    Image.open(path).save(path, exif=exif)
+
+
+def _sixteen_bits(content: dict, images: Path) -> None:
+    path = images / "007.png"
+    deep = np.asarray(Image.open(path), np.uint16) * 257
+    Image.fromarray(deep).save(path)
+
+
+def _transparent(content: dict, images: Path) -> None:
+    path = images / "007.png"
+    picture = Image.open(path).convert("RGBA")
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    picture.save(path)
+
+
+def _crowds_alone(content: dict, images: Path) -> None:
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
 
 
 def _copied(content: dict, images: Path) -> None:
@@ -124,20 +156,61 @@ CASES: list[tuple[str, str, Callable[[dict, Path], None], bool]] = [
     ("an annotation of no category", "unknown category", annotation(category_id=9), True),
     ("LVIS negatives of no category", "unknown category", _unknown_negative, True),
     ("all images missing", "no image left", _all_missing, True),
+    ("crowds alone", "no object left", _crowds_alone, True),
     ("a missing image", "missing image", lambda _, i: (i / "007.png").unlink(), False),
     ("a truncated image", "broken image", _truncate, False),
+    ("a damaged image", "broken image", _damage, False),
     ("a page of html for an image", "broken image", _no_image, False),
     ("an image of 400 million pixels", "oversized image", _bomb, False),
     ("another size than the json says", "other size", image_entry(width=65), False),
     ("the size before EXIF turns it", "turned by EXIF", _turned, False),
+    (
+        "a name in other letters",
+        "missing image",
+        image_entry(file_name="007.PNG"),
+        False,
+    ),
     ("a box of three numbers", "box not of numbers", annotation(bbox=[1, 2, 3]), False),
     ("a box with NaN", "box not of numbers", annotation(bbox=[1, 2, float("nan"), 4]), False),
     ("a box of text", "box not of numbers", annotation(bbox=["1", "2", "3", "4"]), False),
+    ("a box of true and false", "box not of numbers", annotation(bbox=[True] * 4), False),
+    ("a box of 400 digits", "box not of numbers", annotation(bbox=[0, 0, 10**400, 5]), False),
     ("a box without width", "box without area", annotation(bbox=[4, 4, 0, 10]), False),
     ("a box beside the image", "box outside", annotation(bbox=[64, 4, 20, 10]), False),
     ("no mask", "no mask", annotation(segmentation=[]), False),
     ("a polygon of seven values", "bad polygon", annotation(segmentation=[[1] * 7]), False),
     ("a polygon of two points", "bad polygon", annotation(segmentation=[[1, 2, 3, 4]]), False),
+    ("a polygon of text", "bad polygon", annotation(segmentation=[["1"] * 6]), False),
+    (
+        "a polygon with nothing in it",
+        "bad polygon",
+        annotation(segmentation=[[1, None] * 3]),
+        False,
+    ),
+    (
+        "a polygon with NaN",
+        "bad polygon",
+        annotation(segmentation=[[4, 4, float("nan"), 4, 24, 14]]),
+        False,
+    ),
+    (
+        "a polygon to beyond the moon",
+        "bad polygon",
+        annotation(segmentation=[[4, 4, 1e9, 4, 24, 14]]),
+        False,
+    ),
+    (
+        "run-length code of too few pixels",
+        "bad run-length code",
+        annotation(segmentation={"size": [48, 64], "counts": [10, 5]}),
+        False,
+    ),
+    (
+        "run-length code without a size",
+        "bad run-length code",
+        annotation(segmentation={"size": None, "counts": [0, 48 * 64]}),
+        False,
+    ),
     (
         "run-length code of another size",
         "bad run-length code",
@@ -147,6 +220,9 @@ CASES: list[tuple[str, str, Callable[[dict, Path], None], bool]] = [
     ("more than 1 % to skip", "box without area", _many_bad, True),
     ("a file copied", "same picture twice", _copied, False),
     ("a picture smaller and compressed anew", "same picture twice", _compressed, False),
+    ("turned upside down by EXIF", "turned unseen", _turned_unseen, False),
+    ("16 bits a pixel", "other mode", _sixteen_bits, False),
+    ("a transparent pixel", "other mode", _transparent, False),
     ("two entries of one file", "file twice", image_entry(file_name="008.png"), False),
     ("a box over the edge", "box over the edge", annotation(bbox=[60, 4, 20, 10]), False),
     (
@@ -166,6 +242,12 @@ CASES: list[tuple[str, str, Callable[[dict, Path], None], bool]] = [
         "two classes of one name",
         "class name twice",
         lambda c, _: c["categories"][1].update(name="class 1"),
+        False,
+    ),
+    (
+        "a class without a name",
+        "blank class name",
+        lambda c, _: c["categories"][1].update(name=" "),
         False,
     ),
     ("an LVIS frequency that is not its count's", "frequency", _lvis_class, False),

@@ -10,10 +10,11 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from det_transfer.config import load_config
-from det_transfer.data import build_train_loader, loader
+from det_transfer.data import TransferDatasetMapper, build_train_loader, loader
 from det_transfer.data.catalog import check_datasets, register_datasets
 from det_transfer.data.checks import KINDS, Severity, check_annotations, check_images
-from det_transfer.data.checks.images import same_pictures
+from det_transfer.data.checks import images as image_checks
+from det_transfer.data.checks.images import first_matches
 from det_transfer.data.loader import PositionedDataset
 from det_transfer.engine.detection import DetectionTrainer, prepare
 from det_transfer.engine.setup import setup
@@ -29,6 +30,7 @@ def test_a_bad_input_is_found_as_what_it_is(case, tmp_path):
     assert set(outcome["kinds"]) <= {
         kind,
         "class without images",
+        "class of crowds",
         "missing image",
         "same picture twice",
     }
@@ -49,6 +51,47 @@ def test_the_page_is_what_the_checks_say():
     assert bad_inputs.PAGE.read_text() == bad_inputs.page(), (
         "docs/data_checks.md is stale: python tests/data/bad_inputs.py"
     )
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("images", {"width": 0}, "width 0, not an integer > 0"),
+        ("images", {"height": -48}, "height -48, not an integer > 0"),
+        ("images", {"file_name": None}, "file_name None, not text"),
+        ("images", {"file_name": ""}, "file_name '', not text"),
+        ("images", {"neg_category_ids": None}, "neg_category_ids None, not a list of integers"),
+        ("images", {"neg_category_ids": [[1]]}, r"neg_category_ids \[\[1\]\], not a list"),
+        ("annotations", {"id": 10**20}, "not a 64-bit integer"),
+        ("annotations", {"image_id": "7"}, "image_id '7', not a 64-bit integer"),
+    ],
+)
+def test_what_no_reader_could_take_is_said_in_a_line(tmp_path, part, changes, said):
+    content, images = bad_inputs.make_sound(tmp_path)
+    content[part][6].update(changes)
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    tool = bad_inputs.load_tool()
+    with pytest.raises(UserError, match=rf"data\.json: {part}\[6\] has .*{said}") as error:
+        tool.main(tool.parse_args([str(tmp_path / "data.json"), str(images), "--no-images"]))
+    assert str(error.value).count("\n") == 0
+
+
+def test_a_warning_skips_nothing(tmp_path):
+    content, images = bad_inputs.make_sound(tmp_path)
+    bad_inputs._sixteen_bits(content, images)
+    (images / "009.png").write_bytes(b"broken")
+    assert check_images(content, images, workers=1).skip_images == {9}
+
+
+def test_what_is_ignored_needs_no_mask(tmp_path):
+    """Training leaves it out by what it is: it is not among the skipped."""
+    content, _ = bad_inputs.make_sound(tmp_path)
+    content["annotations"][0].update(ignore=1, segmentation=[])
+    check = check_annotations(content, masks=True)
+    assert (check.findings, check.skip_annotations) == ([], set())
+    for entry in content["annotations"]:
+        entry["ignore"] = 1
+    assert [f.kind for f in check_annotations(content).fatal] == ["no object left"]
 
 
 def test_findings_come_worst_first(tmp_path):
@@ -101,19 +144,65 @@ def test_train_pictures_in_val_are_found(tmp_path, capsys):
     assert f"{KINDS['same picture in both'].what}: 1 ({images}/005.png" in said
 
 
-def test_pairs_are_those_of_the_distances():
+def test_matches_are_those_of_the_distances(monkeypatch):
     rng = np.random.default_rng(1)
-    codes = rng.integers(0, 2**63, (40, 4), dtype=np.uint64)
+    codes = rng.integers(0, 2**63, (130, 4), dtype=np.uint64)
     codes[7] = codes[3] ^ np.uint64(0b1111)
     codes[9] = codes[3] ^ np.uint64(0b1111111)  # 28 bits away: another picture
-    found = {pair for pair in same_pictures(codes, codes) if pair[0] < pair[1]}
+    codes[20, 2] ^= codes[21, 2]  # alike in the first half alone
+    codes[20, :2] = codes[21, :2]
+    codes[rng.integers(30, 130, 40)] = codes[rng.integers(30, 130, 40)]
     distance = np.bitwise_count(codes[:, None] ^ codes[None]).sum(axis=2)
-    assert distance[3, 7] == 16
-    assert distance[3, 9] == 28
-    expected = {(a, b) for a, b in np.argwhere(distance <= 24).tolist() if a < b}
-    assert found == expected
-    assert (3, 7) in found
-    assert (3, 9) not in found
+    assert (distance[3, 7], distance[3, 9]) == (16, 28)
+    before = [[a for a in range(b) if distance[a, b] <= 24] for b in range(130)]
+    others = [[a for a in range(50) if distance[a + 60, b] <= 24] for b in range(130)]
+    for rows, columns in ((128, 4096), (16, 9)):  # whatever is compared at a time
+        monkeypatch.setattr(image_checks, "_ROWS", rows)
+        monkeypatch.setattr(image_checks, "_COLUMNS", columns)
+        assert first_matches(codes).tolist() == [min(p, default=-1) for p in before]
+        found = first_matches(codes, codes[60:110]).tolist()
+        assert found == [min(p, default=-1) for p in others]
+    assert first_matches(codes, codes[:0]).tolist() == [-1] * 130
+
+
+def test_flat_pictures_are_not_the_same(tmp_path):
+    for k in range(6):
+        Image.new("RGB", (32, 32), (40 * k, 0, 0)).save(tmp_path / f"{k}.png")
+    images = [{"id": k, "file_name": f"{k}.png", "width": 32, "height": 32} for k in range(6)]
+    assert check_images({"images": images}, tmp_path, workers=1).findings == []
+    (tmp_path / "5.png").write_bytes((tmp_path / "2.png").read_bytes())
+    (finding,) = check_images({"images": images}, tmp_path, workers=1).findings
+    assert (finding.kind, finding.count) == ("same picture twice", 1)
+
+
+def test_the_other_set_is_checked_too(tmp_path, capsys):
+    content, images = bad_inputs.make_sound(tmp_path)
+    spoilt = json.loads(json.dumps(content))
+    bad_inputs._many_bad(spoilt, images)
+    spoilt["categories"][2]["name"] = "another"
+    for name, part in (("train", content), ("val", spoilt)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    tool = bad_inputs.load_tool()
+    train, val, root = tmp_path / "train.json", tmp_path / "val.json", str(images)
+    options = ["--no-images", "--json", str(tmp_path / "report.json")]
+    with pytest.raises(UserError) as error:
+        tool.main(tool.parse_args([str(train), root, "--against", str(val), root, *options]))
+    stops, classes = str(error.value).splitlines()
+    assert stops.startswith(f"{val}: training would stop")
+    assert classes == f"{train} and {val} have different classes"
+    said = capsys.readouterr().out.split(f"\n\n{val}\n")
+    assert "nothing was found" in said[0]
+    assert "boxes without area: 4" in said[1]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["stops"]
+    assert report["findings"] == []
+    assert report["against"]["findings"][0]["kind"] == "box without area"
+
+
+def test_a_picture_of_no_format_is_said_at_once(tmp_path):
+    tool = bad_inputs.load_tool()
+    with pytest.raises(UserError, match=r"out\.xyz: a picture ends in"):
+        tool.main(tool.parse_args(["no.json", "nowhere", "--picture", str(tmp_path / "out.xyz")]))
 
 
 # Training ----------------------------------------------------------------------------------------
@@ -162,6 +251,12 @@ def test_more_than_one_in_a_hundred_stops(dataset):
     assert check_datasets(dataset(spoil_some(0))) == []
 
 
+def test_training_needs_an_object_and_an_evaluation_does_not(dataset):
+    with pytest.raises(UserError, match="datasets without an object to train on"):
+        check_datasets(dataset(bad_inputs._crowds_alone))
+    check_datasets(dataset(bad_inputs._crowds_alone, train=False))
+
+
 def test_an_evaluation_needs_every_image(dataset):
     cfg = dataset(lambda _, images: (images / "007.png").unlink(), train=False)
     with pytest.raises(UserError, match="an evaluation needs them all"):
@@ -195,7 +290,36 @@ def read(cfg, batches, workers=0):
 SMALL = ("INPUT.MIN_SIZE_TRAIN", (48,), "SOLVER.IMS_PER_BATCH", 20, "SEED", 1)
 
 
-@pytest.mark.parametrize("break_it", [bad_inputs._truncate, bad_inputs._no_image])
+def test_plain_run_length_codes_are_trained_on(dataset):
+    """COCO's plain form, which pycocotools' decoder itself does not take."""
+
+    def spoil(content, images):
+        plain = {"size": [48, 64], "counts": [48 * 4 + 4, 10, 48 * 60 - 14]}
+        content["annotations"][0].update(bbox=[4, 4, 1, 10], segmentation=plain)
+
+    cfg = dataset(spoil, "MODEL.MASK_ON", True, "INPUT.MASK_FORMAT", "bitmask", *SMALL)
+    assert check_datasets(cfg) == []
+    (record,) = [d for d in DatasetCatalog.get("x") if d["image_id"] == 1]
+    sample = TransferDatasetMapper(cfg, True)(record)
+    assert sample["instances"].gt_masks.tensor.sum() == 10
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e9, "4", None])
+def test_a_bad_polygon_is_not_drawn(dataset, value):
+    """One that was would take all memory, or end the run with a traceback of NumPy's."""
+
+    def spoil(content, images):
+        content["annotations"][0]["segmentation"] = [[4, 4, value, 4, 24, 14]]
+
+    (line,) = check_datasets(dataset(spoil, "MODEL.MASK_ON", True))
+    assert "masks without a polygon" in line
+    dicts = DatasetCatalog.get("x")
+    assert [len(d["annotations"]) for d in dicts[:2]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "break_it", [bad_inputs._truncate, bad_inputs._no_image, bad_inputs._damage]
+)
 def test_a_broken_image_does_not_end_a_run(dataset, monkeypatch, break_it):
     warned = []
     monkeypatch.setattr(loader.logger, "warning", lambda text, what: warned.append(what))

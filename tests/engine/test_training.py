@@ -343,7 +343,7 @@ def test_nothing_to_train_on(arguments, tiny_coco, tmp_path):
     content["annotations"] = []
     path = tmp_path / "empty.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="has no annotation to train on"):
+    with pytest.raises(UserError, match="without an object to train on"):
         setup(arguments(data=(path, tiny_coco[1])), prepare)
     with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty"):
         setup(arguments("DATASETS.TRAIN", "()"), prepare)

@@ -1,5 +1,6 @@
 """Everything that the json and the names of the files tell: cheap, done before each training."""
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,12 +17,16 @@ __all__ = [
     "check_annotations",
     "frequency",
     "image_file",
+    "is_run_length",
     "reference_findings",
     "usable_polygons",
 ]
 
 # Pixels; what a box may reach out of its image by rounding.
 _ROUNDING = 1.0
+# Pixels; beyond it is no place in an image, and NumPy can still work with it.
+_FARTHEST = 1e9
+_NUMBERS = {int, float}  # not bool, which json tells apart
 
 
 @dataclass
@@ -84,8 +89,24 @@ def check_annotations(
         found |= _files(content, image_root, result)
         if len(result.skip_images) == result.images:
             found["no image left"] = [""]
+        elif not _objects_left(content, result):
+            found["no object left"] = [""]
     result.findings = findings_of(found)
     return result
+
+
+def _objects_left(content: dict[str, Any], result: AnnotationCheck) -> bool:
+    return any(
+        _is_trained(a)
+        and a["id"] not in result.skip_annotations
+        and a["image_id"] not in result.skip_images
+        for a in content["annotations"]
+    )
+
+
+def _is_trained(annotation: dict[str, Any]) -> bool:
+    """Crowds, and what is to be ignored, are left out of training by what they are."""
+    return not (annotation.get("iscrowd") or annotation.get("ignore"))
 
 
 def reference_findings(content: dict[str, Any]) -> list[Finding]:
@@ -128,20 +149,29 @@ def _references(content: dict[str, Any]) -> dict[str, list[str]]:
 def _classes(content: dict[str, Any]) -> dict[str, list[str]]:
     names = Counter(str(category["name"]) for category in content["categories"])
     every = {a["category_id"] for a in content["annotations"]}
-    real = {a["category_id"] for a in content["annotations"] if not a.get("iscrowd")}
+    real = {a["category_id"] for a in content["annotations"] if _is_trained(a)}
     categories = content["categories"]
     return {
         "class name twice": [name for name, count in names.items() if count > 1],
+        "blank class name": [
+            f"category {c['id']}: {c['name']!r}"
+            for c in categories
+            if not isinstance(c["name"], str) or not c["name"].strip()
+        ],
         "class without images": [c["name"] for c in categories if c["id"] not in every],
         "class of crowds": [c["name"] for c in categories if c["id"] in every - real],
         "frequency": [
-            f"{c['name']}: {c['frequency']} with {c['image_count']} images"
+            f"{c['name']}: {c['frequency']} with {c.get('image_count', 'unknown')} images"
             for c in categories
-            if "frequency" in c
-            and "image_count" in c
-            and c["frequency"] != frequency(c["image_count"])
+            if "frequency" in c and not _is_frequency(c["frequency"], c.get("image_count"))
         ],
     }
+
+
+def _is_frequency(letter: Any, image_count: Any) -> bool:
+    if image_count is None:
+        return letter in ("r", "c", "f")
+    return type(image_count) is int and letter == frequency(image_count)
 
 
 def frequency(train_images: int) -> str:
@@ -170,7 +200,7 @@ def _boxes(content: dict[str, Any], result: AnnotationCheck) -> dict[str, list[s
     over = ~(broken | flat | outside) & (reach > _ROUNDING)
     result.skip_annotations |= set(ids[broken | flat | outside].tolist())
     return {
-        kind: [f"annotation {ids[k]}: {annotations[k]['bbox']}" for k in np.flatnonzero(mask)]
+        kind: [f"annotation {ids[k]}: {annotations[k]['bbox']!s:.60}" for k in np.flatnonzero(mask)]
         for kind, mask in (
             ("box not of numbers", broken),
             ("box without area", flat),
@@ -182,45 +212,44 @@ def _boxes(content: dict[str, Any], result: AnnotationCheck) -> dict[str, list[s
 
 def _as_array(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
     """(N, 4) float; a row of NaN for what is no box."""
-    boxes = [annotation["bbox"] for annotation in annotations]
-    try:
-        array = np.array(boxes)
-    except ValueError:  # of different lengths
-        array = np.empty(0, object)
-    if array.dtype.kind not in "iuf" or array.shape != (len(boxes), 4):
-        array = np.array([_box(box) for box in boxes])
-    return array.astype(np.float64).reshape(-1, 4)
+    none = [math.nan] * 4
+    boxes = [a["bbox"] for a in annotations]
+    sound = [b if _are_numbers(b, _FARTHEST) and len(b) == 4 else none for b in boxes]
+    return np.array(sound, np.float64).reshape(-1, 4)
 
 
-def _box(box: Any) -> list[float]:
-    sound = (
-        isinstance(box, list | tuple)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
+def _are_numbers(values: Any, farthest: float) -> bool:
+    """Whether it is a list of finite numbers from -`farthest` to `farthest`."""
+    return (
+        isinstance(values, list | tuple)
+        and len(values) > 0
+        and _NUMBERS.issuperset(map(type, values))
+        and -farthest <= min(values)
+        and max(values) <= farthest
+        and math.isfinite(sum(values))  # a NaN that min and max have passed over
     )
-    return list(box) if sound else [np.nan] * 4
 
 
 # Masks -------------------------------------------------------------------------------------------
 
 
-def usable_polygons(segmentation: Sequence[Any]) -> list[Sequence[float]]:
-    """Polygons with an even number of values, three points at least."""
+def usable_polygons(segmentation: Sequence[Any], height: int, width: int) -> list[Sequence[float]]:
+    """Polygons of an even number of finite values, three points at least, near their image.
+
+    Near is twice its longer side. Drawing a mask takes memory with the length of its outline: one
+    NaN, or a point a thousand million pixels away, takes all that the machine has (pycocotools).
+    """
+    farthest = 2 * max(height, width)
     return [
-        p
-        for p in segmentation
-        if isinstance(p, list | tuple)
-        and len(p) % 2 == 0
-        and len(p) >= 6
-        and all(isinstance(value, int | float) for value in p)
+        p for p in segmentation if _are_numbers(p, farthest) and len(p) % 2 == 0 and len(p) >= 6
     ]
 
 
 def _masks(content: dict[str, Any], result: AnnotationCheck) -> dict[str, list[str]]:
-    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     found: dict[str, list[str]] = defaultdict(list)
     for annotation in content["annotations"]:
-        if annotation.get("iscrowd"):  # not trained on
+        if not _is_trained(annotation):
             continue
         segmentation = annotation.get("segmentation")
         result.run_length |= isinstance(segmentation, dict)
@@ -232,16 +261,27 @@ def _masks(content: dict[str, Any], result: AnnotationCheck) -> dict[str, list[s
     return found
 
 
-def _mask_problem(segmentation: Any, size: list[int]) -> str:
+def _mask_problem(segmentation: Any, size: tuple[int, int]) -> str:
     if not segmentation:
         return "no mask"
     if isinstance(segmentation, dict):
-        sound = list(segmentation.get("size", ())) == size and "counts" in segmentation
-        return "" if sound else "bad run-length code"
-    usable = usable_polygons(segmentation) if isinstance(segmentation, list) else []
+        return "" if is_run_length(segmentation, size) else "bad run-length code"
+    usable = usable_polygons(segmentation, *size) if isinstance(segmentation, list) else []
     if not usable:
         return "bad polygon"
     return "" if len(usable) == len(segmentation) else "polygon dropped"
+
+
+def is_run_length(code: dict[str, Any], size: tuple[int, int]) -> bool:
+    """Compressed counts are text; plain ones are the lengths of the runs, all pixels together."""
+    counts = code.get("counts")
+    if code.get("size") != list(size):
+        return False
+    if isinstance(counts, list):
+        return {int}.issuperset(map(type, counts)) and (
+            min(counts, default=-1) >= 0 and sum(counts) == size[0] * size[1]
+        )
+    return isinstance(counts, str) and bool(counts)
 
 
 # Files -------------------------------------------------------------------------------------------
@@ -268,5 +308,7 @@ def _missing(root: Path, files: Iterable[tuple[int, str]]) -> Iterator[tuple[int
         if path.parent not in folders:
             exists = path.parent.is_dir()
             folders[path.parent] = set(os.listdir(path.parent)) if exists else set()
-        if path.name not in folders[path.parent]:
-            yield n, str(path)
+        here = folders[path.parent]
+        if path.name not in here:
+            alike = [name for name in here if name.lower() == path.name.lower()]
+            yield n, f"{path}, but there is {alike[0]}" if alike else str(path)

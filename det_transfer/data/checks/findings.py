@@ -41,6 +41,9 @@ KINDS: dict[str, Kind] = {
         _F, "ids of a category that is not in categories", "add the category or correct the id"
     ),
     "no image left": Kind(_F, "datasets without an image to train on", "see what is skipped"),
+    "no object left": Kind(
+        _F, "datasets without an object to train on", "add objects that are no crowds"
+    ),
     "missing image": Kind(_S, "images missing", "copy them, or mend file_name"),
     "broken image": Kind(_S, "images that cannot be decoded whole", "get them again"),
     "oversized image": Kind(
@@ -59,10 +62,12 @@ KINDS: dict[str, Kind] = {
     "box outside": Kind(_S, "boxes outside of their image", "mend or remove them"),
     "no mask": Kind(_S, "objects without a mask", "add masks, or train with MODEL.MASK_ON False"),
     "bad polygon": Kind(
-        _S, "masks without a polygon of six or more values, even in number", "mend or remove them"
+        _S,
+        "masks without a polygon of six or more finite numbers, even in number, near the image",
+        "mend or remove them",
     ),
     "bad run-length code": Kind(
-        _S, "masks that are no run-length code of their image's size", "mend or remove them"
+        _S, "masks that are no run-length code of all pixels of their image", "mend or remove them"
     ),
     "same picture in both": Kind(
         _W, "images with a picture that the other set has too", "results on it mean little"
@@ -73,14 +78,27 @@ KINDS: dict[str, Kind] = {
         _W, "boxes that reach out of their image and will be cut", "mend them"
     ),
     "polygon dropped": Kind(
-        _W, "masks that lose a polygon of less than six or an odd number of values", "mend them"
+        _W,
+        "masks that lose a polygon of less than six, an odd number of, or impossible values",
+        "mend them",
+    ),
+    "turned unseen": Kind(
+        _W,
+        "images turned or mirrored by their EXIF data, at the size that they have without",
+        "see that the boxes are of the upright image, which training reads",
+    ),
+    "other mode": Kind(
+        _W,
+        "images that lose on becoming 8 bits of red, green and blue, as they are read",
+        "convert them as you want them seen",
     ),
     "class without images": Kind(_W, "classes in no image", "remove them, or add images"),
     "class of crowds": Kind(_W, "classes with crowds only: nothing to train on", "add objects"),
     "class name twice": Kind(_W, "class names that are there twice", "merge or rename them"),
+    "blank class name": Kind(_W, "class names that are blank or no text", "name them"),
     "frequency": Kind(
         _W,
-        "classes whose frequency is not their image_count's (LVIS: r to 10, c to 100)",
+        "classes whose frequency is not their image_count's (LVIS: r to 10, c to 100, f)",
         "mend frequency: APr, APc and APf go by it",
     ),
 }

@@ -1,5 +1,6 @@
 """Whether a json is COCO or LVIS format at all."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,24 +37,48 @@ def format_problems(content: Any) -> Iterator[str]:
             yield f"images[{index}] has no file_name (COCO) or coco_url (LVIS)"
             break
     yield from _value_problems(content)
-    if not content["categories"]:
-        yield "has no categories"
+    for name in ("images", "categories"):
+        if not content[name]:
+            yield f"has no {name}"
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_id, value))
+
+
+_ID, _SIDE, _FILE = (_is_id, "a 64-bit integer"), (_is_side, "an integer > 0"), (_is_file, "text")
+_IDS = (_is_ids, "a list of integers")
+# What nothing later can work without, where the key is there at all.
+_VALUES = {
+    "images": {
+        **{"id": _ID, "height": _SIDE, "width": _SIDE, "file_name": _FILE, "coco_url": _FILE},
+        **{"neg_category_ids": _IDS, "not_exhaustive_category_ids": _IDS},
+    },
+    "categories": {"id": _ID},
+    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID},
+}
 
 
 def _value_problems(content: dict[str, Any]) -> Iterator[str]:
-    """Ids and sizes of a type that nothing later can work with."""
-    wanted = {
-        "images": {"id": int, "height": int, "width": int},
-        "categories": {"id": int},
-        "annotations": {"id": int, "image_id": int, "category_id": int},
-    }
-    for name, types in wanted.items():
-        for index, entry in enumerate(content[name]):
-            for key, kind in types.items():
-                value = entry.get(key, 0) if isinstance(entry, dict) else 0
-                if type(value) is not kind:
-                    yield f"{name}[{index}] has {key} {value!r}, not an integer"
-                    break
-            else:
-                continue
-            break
+    """Ids, sizes and names of a type that nothing later can work with, the first of each list."""
+    for name, wanted in _VALUES.items():
+        wrong = (
+            f"{name}[{index}] has {key} {value!r:.50}, not {what}"
+            for index, entry in enumerate(content[name])
+            if isinstance(entry, dict)
+            for key, (is_right, what) in wanted.items()
+            if key in entry and not is_right(value := entry[key])
+        )
+        yield from itertools.islice(wrong, 1)

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .annotations import image_file
-from .findings import Finding, findings_of
+from .findings import KINDS, Finding, Severity, findings_of
 
-__all__ = ["ImageCheck", "check_images", "same_pictures", "shared_pictures"]
+__all__ = ["ImageCheck", "check_images", "first_matches", "shared_pictures"]
 
 _CHUNK = 32  # images handed to a process at a time
 _EXIF_ORIENTATION = 0x0112
@@ -25,7 +25,12 @@ _HASH_SIDE = 16
 # different pictures are 30 apart at least, 56 but for one pair; the same picture after a third of
 # its side was taken off is 16 apart at most, as JPEG of quality 40 in 99 of 100 cases 20.
 _SAME_PICTURE = 24
-_BLOCK = 1024  # rows compared at a time
+# Grey levels between the darkest and the lightest of the 17 x 16 pixels that are compared: below,
+# they are noise or nothing, and all flat pictures would be the same. The flattest of the same
+# photographs has 56.
+_FLAT = 8
+# Rows and columns compared at a time: what is made of them stays in a processor's cache.
+_ROWS, _COLUMNS = 128, 4096
 
 
 class _Seen(NamedTuple):
@@ -34,7 +39,8 @@ class _Seen(NamedTuple):
     kind: str  # of KINDS, "" where nothing is wrong
     detail: str
     digest: bytes  # of the file
-    picture: bytes  # perceptual hash, 32 bytes; empty where the image cannot be decoded
+    decodes: bool
+    picture: bytes  # perceptual hash, 32 bytes; empty where there is nothing to compare
 
 
 @dataclass
@@ -44,7 +50,7 @@ class ImageCheck:
     Attributes:
         findings: worst first
         skip_images: ids of the images that training leaves out
-        files: (N) paths of the images that decode
+        files: (N) paths of the images that can be compared with others
         pictures: (N, 4) uint64, their perceptual hashes
     """
 
@@ -76,45 +82,64 @@ def check_images(
     results = progress(results) if progress else results
     for image, (path, *_), seen in zip(images, tasks, results, strict=True):
         if seen.kind:
-            skip.add(image["id"])
             found[seen.kind].append(f"{path} ({seen.detail})")
-        if seen.picture:
-            if seen.digest in digests:
-                found["same picture twice"].append(f"{path} and {digests[seen.digest]}")
-            else:
-                digests[seen.digest] = path
+            if KINDS[seen.kind].severity is Severity.SKIPPED:
+                skip.add(image["id"])
+        if seen.decodes and seen.digest in digests:
+            found["same picture twice"].append(f"{path} and {digests[seen.digest]}")
+        elif seen.decodes:
+            digests[seen.digest] = path
+            if seen.picture:
                 files.append(path)
                 pictures.append(seen.picture)
     codes = np.frombuffer(b"".join(pictures), np.uint64).reshape(-1, 4)
+    first = first_matches(codes)
     found["same picture twice"] += [
-        f"{files[b]} and {files[a]}" for a, b in same_pictures(codes, codes) if a < b
+        f"{files[b]} and {files[first[b]]}" for b in np.flatnonzero(first >= 0)
     ]
     return ImageCheck(findings_of(found), skip, files, codes)
 
 
 def shared_pictures(first: ImageCheck, second: ImageCheck) -> list[Finding]:
     """The images of `second` that show a picture of `first`: train and val, say."""
-    pairs = {
-        b: f"{second.files[b]} and {first.files[a]}"
-        for a, b in same_pictures(first.pictures, second.pictures)
-    }
-    return findings_of({"same picture in both": list(pairs.values())})
+    match = first_matches(second.pictures, first.pictures)
+    places = [f"{second.files[b]} and {first.files[match[b]]}" for b in np.flatnonzero(match >= 0)]
+    return findings_of({"same picture in both": places})
 
 
-def same_pictures(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs (row of `first`, row of `second`) of hashes that stand for the same picture.
+def first_matches(codes: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """For each hash the first that stands for the same picture, (M,) int64, -1 for none.
+
+    All pairs are compared, but one that differs in half of its bits already is left there.
 
     Args:
-        first, second: (N, 4) and (M, 4) uint64. All pairs are compared: 100,000 against themselves
-            take about a minute
+        codes: (M, 4) uint64
+        others: (N, 4) uint64 in which to look; None: in the rows of `codes` before its own
     """
-    for start in range(0, len(first), _BLOCK):
-        block = first[start : start + _BLOCK]
-        distance = np.zeros((len(block), len(second)), np.uint16)
-        for word in range(4):
-            distance += np.bitwise_count(block[:, word, None] ^ second[None, :, word])
-        for a, b in np.argwhere(distance <= _SAME_PICTURE).tolist():
-            yield start + a, b
+    within = others is None
+    others = codes if within else others
+    result = np.full(len(codes), -1)
+    for low in range(0, len(codes), _ROWS):
+        block = codes[low : low + _ROWS]
+        best = np.full(len(block), len(others))
+        for left in range(0, min(len(others), low + _ROWS) if within else len(others), _COLUMNS):
+            row, column = _near(block, others[left : left + _COLUMNS])
+            column += left
+            if within:
+                row, column = row[column < low + row], column[column < low + row]
+            np.minimum.at(best, row, column)
+        result[low : low + _ROWS] = np.where(best < len(others), best, -1)
+    return result
+
+
+def _near(block: np.ndarray, tile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `block` and of `tile` that are the same picture, pair by pair."""
+    half = np.bitwise_count(block[:, None, 0] ^ tile[None, :, 0])
+    half += np.bitwise_count(block[:, None, 1] ^ tile[None, :, 1])  # 128 at most
+    row, column = np.nonzero(half <= _SAME_PICTURE)
+    distance = np.bitwise_count(block[row] ^ tile[column]).sum(axis=1, dtype=np.uint16)
+    near = distance <= _SAME_PICTURE
+    return row[near], column[near]
 
 
 def _look_at_all(tasks: Sequence[tuple[str, int, int]], workers: int) -> Iterator[_Seen]:
@@ -139,13 +164,15 @@ def _look_at(path: str, width: int, height: int) -> _Seen:
     try:
         image, orientation = _decode(data)
     except Image.DecompressionBombError as error:
-        return _Seen("oversized image", str(error), digest, b"")
+        return _Seen("oversized image", str(error), digest, False, b"")
     except UnidentifiedImageError:
-        return _Seen("broken image", "no image that Pillow knows", digest, b"")
+        return _Seen("broken image", "no image that Pillow knows", digest, False, b"")
     except (OSError, SyntaxError, ValueError) as error:  # as Pillow says "broken" of its formats
-        return _Seen("broken image", str(error), digest, b"")
+        return _Seen("broken image", str(error), digest, False, b"")
     kind, detail = _size_problem(image.size, orientation, (width, height))
-    return _Seen(kind, detail, digest, _perceptual_hash(image))
+    if not kind:
+        kind, detail = _mode_problem(image)
+    return _Seen(kind, detail, digest, True, _perceptual_hash(image))
 
 
 def _decode(data: bytes) -> tuple[Image.Image, int]:
@@ -161,19 +188,40 @@ def _size_problem(
     stored: tuple[int, int], orientation: int, said: tuple[int, int]
 ) -> tuple[str, str]:
     """Detectron2 turns an image by its EXIF data, then compares its size with the json's."""
-    upright = stored[::-1] if orientation >= 5 else stored
+    upright = stored[::-1] if 5 <= orientation <= 8 else stored  # other values mean nothing
+    if upright == said == stored and 2 <= orientation <= 8:
+        return "turned unseen", f"EXIF orientation {orientation}"
     if upright == said:
         return "", ""
     detail = f"{upright[0]} x {upright[1]}, not {said[0]} x {said[1]}"
     return ("turned by EXIF" if stored == said else "other size"), detail
 
 
+def _mode_problem(image: Image.Image) -> tuple[str, str]:
+    """Pillow's conversion to RGB cuts off what is above 255 and shows what is transparent."""
+    if image.mode[0] in "IF":
+        return "other mode", f"{image.mode}: values above 255 become white"
+    if image.mode == "CMYK":
+        return "other mode", "CMYK: colours are approximate"
+    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        return "other mode", f"{image.mode}: what is transparent becomes visible"
+    return "", ""
+
+
 def _perceptual_hash(image: Image.Image) -> bytes:
     """256 bits that stay alike when a picture is resized or compressed anew.
+
+    Nothing for a flat picture, and for values beyond 8 bits, which would all be white.
 
     Each bit says whether one of 16 x 16 pixels is darker than the next in its row ("dHash").
     Source: N. Krawetz, "Kind of Like That", 2013; here of 16 x 16 rather than 8 x 8.
     """
-    small = image.convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX)
+    if image.mode[0] in "IF":
+        return b""
+    rgb = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+    small = rgb.convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX)
     grey = np.asarray(small, np.int16)
+    if np.ptp(grey) < _FLAT:
+        return b""
     return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()

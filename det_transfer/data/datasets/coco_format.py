@@ -11,11 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 from ...errors import UserError, raise_all
 from ..checks import AnnotationCheck, check_annotations, format_problems
-from ..checks.annotations import image_file, reference_findings, usable_polygons
+from ..checks.annotations import (
+    image_file,
+    is_run_length,
+    reference_findings,
+    usable_polygons,
+)
 
 __all__ = ["JsonDataset"]
 
@@ -105,10 +111,10 @@ class JsonDataset:
             "width": image["width"],
             "image_id": image["id"],
             **{key: image[key] for key in _LVIS_IMAGE_KEYS if key in image},
-            "annotations": list(self._annotations(annotations)),
+            "annotations": list(self._annotations(annotations, image["height"], image["width"])),
         }
 
-    def _annotations(self, annotations) -> Iterator[dict[str, Any]]:
+    def _annotations(self, annotations, height: int, width: int) -> Iterator[dict[str, Any]]:
         for annotation in annotations:
             if annotation.get("ignore", 0):
                 continue
@@ -118,7 +124,7 @@ class JsonDataset:
                 "category_id": self.contiguous_ids[annotation["category_id"]],
                 "iscrowd": annotation.get("iscrowd", 0),
             }
-            segmentation = _usable(annotation.get("segmentation"))
+            segmentation = _usable(annotation.get("segmentation"), height, width)
             if segmentation:
                 result["segmentation"] = segmentation
             yield result
@@ -148,6 +154,15 @@ def annotation_style(content: dict[str, Any]) -> str:
     return "lvis" if images and "neg_category_ids" in images[0] else "coco"
 
 
-def _usable(segmentation: Any) -> Any:
-    """Run-length codes as they are; of polygons those that have an area."""
-    return usable_polygons(segmentation) if isinstance(segmentation, list) else segmentation
+def _usable(segmentation: Any, height: int, width: int) -> Any:
+    """Run-length codes, compressed as Detectron2 wants them; of polygons those that can be drawn.
+
+    A code that :func:`check_annotations` finds bad is left as it is: a crowd's, which nobody reads,
+    or one of a dataset that is trained without masks.
+    """
+    if isinstance(segmentation, list):
+        return usable_polygons(segmentation, height, width)
+    if isinstance(segmentation, dict) and is_run_length(segmentation, (height, width)):
+        plain = isinstance(segmentation["counts"], list)
+        return mask_util.frPyObjects(segmentation, height, width) if plain else segmentation
+    return segmentation

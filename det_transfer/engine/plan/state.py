@@ -50,7 +50,8 @@ def look_at(run: PlannedRun) -> RunState:
         return RunState(Status.CHANGED, "; ".join(changes))
     record = _record(run)
     rows = run_folder.read_metrics(run.folder)
-    iterations = int(rows[-1]["iteration"]) + 1 if rows else 0
+    # Detectron2 writes once more after the last iteration, as if there were another.
+    iterations = min(int(rows[-1]["iteration"]) + 1, run.cfg.SOLVER.MAX_ITER) if rows else 0
     if record.get("status") == "finished":
         return RunState(Status.FINISHED, iterations=iterations)
     if before.get("error"):

@@ -66,6 +66,31 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # protocol of Yosinski et al. 2014).
     cfg.MODEL.REUSE.DROPOUT = "off"
 
+    # list of [part, factor]: learning rates of parts are BASE_LR times the factor. A part is
+    # "trunk", "adapters", "decoder", "heads", or a regular expression on whole names of parameters.
+    # The last one that fits counts.
+    cfg.MODEL.REUSE.LR_MULT = []
+    # list of [part, value]: weight decay of parts in place of SOLVER.WEIGHT_DECAY*, named alike.
+    cfg.MODEL.REUSE.WEIGHT_DECAY = []
+
+    # -- Residual adapters, for the modes "adapters" and "finetune_adapters"
+    cfg.MODEL.ADAPTERS = CfgNode()
+    # str: "parallel" (beside the layer, Rebuffi et al. 2018) or "series" (behind it, 2017).
+    cfg.MODEL.ADAPTERS.KIND = "parallel"
+    # str: "none"; "own": a norm inside the branch; "task": the norm behind the layer copied and
+    # trained (Rebuffi's; outputs in training are then other ones from the first step). Their form
+    # is MODEL.REUSE.NORM.
+    cfg.MODEL.ADAPTERS.NORM = "none"
+    # str: which layers: "spatial" (3x3 and larger, as in the papers), "pointwise" (1x1), "all".
+    cfg.MODEL.ADAPTERS.LAYERS = "spatial"
+    # str: the adapter of a grouped or depthwise convolution sits on the "pointwise" layer after it,
+    # or on itself, grouped "alike".
+    cfg.MODEL.ADAPTERS.GROUPED = "pointwise"
+    # list[int]: stages as for REUSE.STAGES; []: all after the stem.
+    cfg.MODEL.ADAPTERS.STAGES = []
+    # list[str]: regular expressions on whole names of layers of the trunk, which then decide alone.
+    cfg.MODEL.ADAPTERS.PATTERNS = []
+
     # -- Large-scale jitter: resize by a factor from [MIN_SCALE, MAX_SCALE] of SIZE, then a random
     #    crop to SIZE x SIZE pixels, padded. Replaces MIN_SIZE_TRAIN and INPUT.CROP.
     cfg.INPUT.LSJ = CfgNode()
@@ -238,6 +263,10 @@ def scale_learning_rate(config: Config) -> str | None:
 _CHOICES = {
     "MODEL.REUSE.DROPOUT": ("off", "kept"),
     "MODEL.REUSE.NORM": ("BN", "SyncBN", "GN"),
+    "MODEL.ADAPTERS.KIND": ("parallel", "series"),
+    "MODEL.ADAPTERS.NORM": ("none", "own", "task"),
+    "MODEL.ADAPTERS.LAYERS": ("spatial", "pointwise", "all"),
+    "MODEL.ADAPTERS.GROUPED": ("pointwise", "alike"),
     "MODEL.FPN.TOP_BLOCK": ("maxpool", "p6p7", ""),
     "TEST.BEST.MODE": ("max", "min"),
     "SOLVER.AMP.DTYPE": ("fp16", "bf16", "auto"),

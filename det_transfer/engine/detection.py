@@ -57,7 +57,7 @@ class DetectionTrainer(TransferTrainer):
             if "No object named" not in str(error):
                 raise
             raise UserError(f"config: {error.args[0]}") from error  # Detectron2 names both
-        reuse(trunk_of(model), cfg.MODEL.REUSE)
+        reuse(trunk_of(model), cfg.MODEL)
         logger.info("Model:\n%s", format_table(reuse_table(model)))
         logger.info(trainable_line(model))
         return model

@@ -3,8 +3,18 @@
 Knows torch and timm, nothing of detection.
 """
 
+from .adapters import (
+    adapter_tensors,
+    adapters_of,
+    add_adapters,
+    load_adapters,
+    merge_adapters,
+    save_adapters,
+    without_adapters,
+)
 from .files import read_checkpoint
-from .freeze import freeze, is_frozen
+from .fingerprint import changed, digests, fingerprint
+from .freeze import freeze, frozen_tensors, is_frozen
 from .loading import LoadReport, load_trunk
 from .modes import MODES, Mode, apply_mode, mode_of, reuse, trunk_of
 from .norms import train_norms
@@ -19,19 +29,30 @@ __all__ = [
     "Mode",
     "Preprocessing",
     "Weights",
+    "adapter_tensors",
+    "adapters_of",
+    "add_adapters",
     "apply_mode",
+    "changed",
     "check_preprocessing",
+    "digests",
+    "fingerprint",
     "format_table",
     "freeze",
+    "frozen_tensors",
     "is_frozen",
+    "load_adapters",
     "load_trunk",
+    "merge_adapters",
     "mode_of",
     "read_checkpoint",
     "read_weights",
     "reuse",
     "reuse_table",
+    "save_adapters",
     "stage_ends",
     "train_norms",
     "trainable_line",
     "trunk_of",
+    "without_adapters",
 ]

@@ -6,15 +6,17 @@ so that the module and all inside stay in evaluation mode. Layers are not conver
 carries.
 """
 
-import functools
+from collections.abc import Iterator
 from typing import TypeVar
 
 from timm.layers import DropBlock2d, DropPath, PatchDropout
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
-__all__ = ["freeze", "is_frozen"]
+from .mixin import mix_in
+
+__all__ = ["TrainsInside", "freeze", "frozen_tensors", "is_frozen"]
 
 # Layers that are random in training. A model that calls F.dropout or drop_path in its forward
 # instead follows its own mode, and so is without dropout under "kept" too.
@@ -23,18 +25,21 @@ DROPOUTS = (_DropoutNd, DropPath, DropBlock2d, PatchDropout, StochasticDepth)
 Module = TypeVar("Module", bound=nn.Module)
 
 
+class TrainsInside:
+    """Marks a module that follows the training mode also where it lies inside a frozen one."""
+
+
 class _Frozen:
     """What :func:`freeze` mixes into the class of a module."""
 
-    _thawed_class: type[nn.Module]
     _keep_dropout: bool
 
     def train(self, mode: bool = True):
         nn.Module.train(self, False)
-        if self._keep_dropout:
-            for module in self.modules():
-                if isinstance(module, DROPOUTS):
-                    module.train(mode)
+        alive = (TrainsInside, *DROPOUTS) if self._keep_dropout else TrainsInside
+        for module in self.modules():
+            if isinstance(module, alive):
+                module.train(mode)
         return self
 
 
@@ -42,9 +47,10 @@ def freeze(module: Module, *, dropout: str = "off") -> Module:
     """Freeze `module` in place: nothing that training does changes it.
 
     No parameter gets a gradient, statistics of normalisation layers stand still, and
-    ``model.train()`` no longer reaches inside. The state dict, the outputs in evaluation mode,
-    ``isinstance`` and ``copy.deepcopy`` are as before. Freeze when the model is built: before the
-    optimizer collects parameters and before DistributedDataParallel looks for gradients.
+    ``model.train()`` no longer reaches inside; what is marked :class:`TrainsInside` goes on. The
+    state dict, the outputs in evaluation mode, ``isinstance``, ``copy.deepcopy`` and pickling are
+    as before. Freeze when the model is built: before the optimizer collects parameters and before
+    DistributedDataParallel looks for gradients.
 
     Args:
         dropout: "off", or "kept": dropout and drop-path layers inside follow the training mode,
@@ -60,9 +66,9 @@ def freeze(module: Module, *, dropout: str = "off") -> Module:
     if dropout not in ("off", "kept"):
         raise ValueError(f"dropout is {dropout!r}; it can be 'off' or 'kept'")
     was_training = module.training
-    thawed = module._thawed_class if isinstance(module, _Frozen) else type(module)
-    module.__class__ = _frozen_class(thawed, dropout == "kept")
-    module.requires_grad_(False)
+    mix_in(module, _Frozen, _keep_dropout=dropout == "kept")
+    for tensor in frozen_tensors(module).values():
+        tensor.requires_grad_(False)
     return module.train(was_training)
 
 
@@ -71,18 +77,34 @@ def is_frozen(module: nn.Module) -> bool:
     return isinstance(module, _Frozen)
 
 
-@functools.cache
-def _frozen_class(thawed: type[nn.Module], keep_dropout: bool) -> type[nn.Module]:
-    # One class for each pair, so that two frozen ResNets are still of the same class. The name
-    # stays: repr and error messages speak of the class that the user knows.
-    return type(
-        thawed.__name__,
-        (_Frozen, thawed),
-        {
-            "__doc__": thawed.__doc__,
-            "__module__": thawed.__module__,
-            "__qualname__": thawed.__qualname__,
-            "_thawed_class": thawed,
-            "_keep_dropout": keep_dropout,
-        },
-    )
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> parameter or saved buffer of all that is declared frozen in `model`.
+
+    That is what lies in modules that :func:`freeze` was applied to, without what is marked
+    :class:`TrainsInside`. Names are those of ``model.state_dict()``.
+    """
+    return {
+        name: tensor
+        for prefix, module in _modules(model, "", frozen=False)
+        for name, tensor in _own_tensors(module, prefix)
+    }
+
+
+def _modules(module: nn.Module, prefix: str, *, frozen: bool) -> Iterator[tuple[str, nn.Module]]:
+    """("prefix.", module) of all modules that stand still."""
+    if isinstance(module, TrainsInside):
+        return
+    frozen = frozen or is_frozen(module)
+    if frozen:
+        yield prefix, module
+    for name, child in module.named_children():
+        yield from _modules(child, f"{prefix}{name}.", frozen=frozen)
+
+
+def _own_tensors(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    hidden = module._non_persistent_buffers_set
+    for name, parameter in module.named_parameters(recurse=False):
+        yield prefix + name, parameter
+    for name, buffer in module.named_buffers(recurse=False):
+        if name not in hidden:
+            yield prefix + name, buffer

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .adapters import base_state
 from .names import COUNTER, match_names
 from .weights import Weights
 
@@ -53,7 +54,7 @@ def load_trunk(trunk: nn.Module, weights: Weights, *, strict: bool) -> LoadRepor
             that has the same tensors and computes something else. The trunk is unchanged then.
     """
     _check_variant(trunk, weights)
-    ours = trunk.state_dict()
+    ours = base_state(trunk)  # adapters are not in the weights of their base
     found = match_names(ours, weights.state)
     learned = [name for name in ours if not name.endswith(COUNTER)]
     fitting = {a: b for a, b in found.items() if ours[a].shape == weights.state[b].shape}

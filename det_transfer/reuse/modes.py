@@ -1,6 +1,5 @@
 """The ways of reusing a pretrained trunk, by name: ``MODEL.REUSE.MODE``."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError, nearest
+from .adapters import add_adapters
 from .freeze import freeze
+from .matching import matching
 from .norms import train_norms
 from .stages import first_stages
 
@@ -45,31 +46,28 @@ def _partial(
     """Freeze the first `stages` stages and the modules that `patterns` match; train the rest."""
     _trained(trunk, norm=norm)
     still = first_stages(trunk, stages) if stages else []
-    for module in [*still, *_matching(trunk, patterns)]:
+    modules = {name: module for name, module in trunk.named_modules() if name}
+    named = matching(modules, patterns, "MODEL.REUSE.PATTERNS", "module of the trunk")
+    for module in [*still, *named.values()]:
         freeze(module, dropout=dropout)
 
 
-def _matching(trunk: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
-    """The modules whose whole name inside the trunk a regular expression matches.
+def _adapted(trunk: nn.Module, *, dropout: str = "off", **options: Any) -> None:
+    """Freeze the trunk and train adapters inside it."""
+    freeze(trunk, dropout=dropout)
+    _add_adapters(trunk, **options)
 
-    Raises:
-        UserError: a pattern is no regular expression, or matches nothing
-    """
-    modules = {name: module for name, module in trunk.named_modules() if name}
-    found: dict[str, nn.Module] = {}
-    for pattern in patterns:
-        try:
-            matched = {n: m for n, m in modules.items() if re.fullmatch(pattern, n)}
-        except re.error as error:
-            raise UserError(f"MODEL.REUSE.PATTERNS: {pattern!r}: {error}") from error
-        if not matched:
-            near = nearest(pattern, modules) or list(modules)[:3]
-            raise UserError(
-                f"MODEL.REUSE.PATTERNS: {pattern!r} matches no module of the trunk; "
-                f"there is {', '.join(near)}"
-            )
-        found |= matched
-    return list(found.values())
+
+def _trained_with_adapters(trunk: nn.Module, **options: Any) -> None:
+    """Train the trunk and adapters inside it."""
+    _trained(trunk, **options)
+    _add_adapters(trunk, **options)
+
+
+def _add_adapters(
+    trunk: nn.Module, *, adapters: Mapping[str, Any] | None = None, norm: str = "BN", **options: Any
+) -> None:
+    add_adapters(trunk, norm_type=norm, **(adapters or {}))
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,10 @@ class Mode:
 MODES: dict[str, Mode] = {
     "": Mode(_as_built),
     "frozen": Mode(_frozen, weights="all"),
+    "adapters": Mode(_adapted, weights="all"),
     "partial": Mode(_partial, weights="all"),
     "finetune": Mode(_trained),
+    "finetune_adapters": Mode(_trained_with_adapters),
     "scratch": Mode(_trained, weights="none"),
 }
 
@@ -104,7 +104,8 @@ def apply_mode(trunk: nn.Module, mode: str, **options: Any) -> nn.Module:
 
     Args:
         mode: a key of :data:`MODES`
-        options: the other keys of MODEL.REUSE, in lower case, e.g. ``dropout="kept"``
+        options: the other keys of MODEL.REUSE, in lower case, e.g. ``dropout="kept"``; those of
+            MODEL.ADAPTERS as a dict under ``adapters``
 
     Returns:
         `trunk`
@@ -130,9 +131,10 @@ def apply_mode(trunk: nn.Module, mode: str, **options: Any) -> nn.Module:
 
 
 def reuse(trunk: nn.Module, config: Mapping[str, Any]) -> nn.Module:
-    """:func:`apply_mode` as a config says it: `config` is MODEL.REUSE."""
-    options = {key.lower(): value for key, value in config.items()}
-    return apply_mode(trunk, options.pop("mode"), **options)
+    """:func:`apply_mode` as the REUSE and ADAPTERS of a config's MODEL say it."""
+    options = {key.lower(): value for key, value in config["REUSE"].items()}
+    adapters = {key.lower(): value for key, value in config["ADAPTERS"].items()}
+    return apply_mode(trunk, options.pop("mode"), adapters=adapters, **options)
 
 
 def mode_of(trunk: nn.Module) -> str:

@@ -129,3 +129,23 @@ def test_built_from_a_config():
     backbone = build_backbone(load_config(None, opts).cfg)
     assert isinstance(backbone, TimmBackbone)
     assert list(backbone.output_shape()) == ["res4"]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenetv3_small_050", "hrnet_w18_small"])
+def test_every_parameter_has_a_part_in_the_features(name):
+    """Others would get no gradient, and DistributedDataParallel would wait for them."""
+    names = ["res2", "res3", "res4", "res5"] if "hrnet" in name else ["res2", "res3"]
+    trunk = TimmBackbone(name, names)
+    sum(feature.sum() for feature in trunk(torch.randn(2, 3, 64, 64)).values()).backward()
+    assert [n for n, p in trunk.named_parameters() if p.grad is None] == []
+
+
+def test_blocks_that_are_left_out_change_nothing():
+    torch.manual_seed(0)
+    whole = TimmBackbone("efficientnet_lite0", ["res2", "res3", "res4", "res5"]).eval()
+    part = TimmBackbone("efficientnet_lite0", ["res2", "res3"]).eval()
+    part.load_state_dict({k: v for k, v in whole.state_dict().items() if k in part.state_dict()})
+    x = torch.randn(1, 3, 64, 96)
+    expected = whole(x)
+    assert all(torch.equal(v, expected[k]) for k, v in part(x).items())
+    assert part.stage_ends() == {1: "net.blocks.0", 2: "net.blocks.1", 3: "net.blocks.2"}

@@ -25,7 +25,7 @@ def build_reuse_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         UserError: an unknown trunk, mode or decoder, or a feature that the trunk has not
     """
     trunk = _entry(_trunk_builders(), cfg.MODEL.TRUNK.NAME, "MODEL.TRUNK.NAME")(cfg, input_shape)
-    reuse(trunk, cfg.MODEL.REUSE)
+    reuse(trunk, cfg.MODEL)
     return _entry(DECODERS, cfg.MODEL.DECODER.NAME, "MODEL.DECODER.NAME")(cfg, trunk)
 
 

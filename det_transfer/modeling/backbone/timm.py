@@ -9,6 +9,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
 from ...errors import UserError, nearest
@@ -29,8 +31,7 @@ class TimmBackbone(Backbone):
     Args:
         name: a timm model, e.g. "tf_efficientnet_lite0"; a pretrained tag behind a dot is allowed
         out_features: the features to return, e.g. ["res3", "res4", "res5"]; layers that only
-            others would need are left out where timm can do so (its EfficientNets and HRNets keep
-            them, without a part in the outputs: DistributedDataParallel would wait for those)
+            others would need are left out (but HRNet's, whose levels all depend on each other)
         in_channels: of the images
         drop_path_rate: stochastic depth in training; 0 is without
 
@@ -61,7 +62,7 @@ class TimmBackbone(Backbone):
         self._out_feature_strides = {f: stride_of[f] for f in self._out_features}
         indices = tuple(info[stride] for stride in self._out_feature_strides.values())
         self.timm_name = name
-        self.net = _create(name, options, out_indices=indices)
+        self.net = _without_rest(_create(name, options, out_indices=indices))
         channels = self.net.feature_info.channels()
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
         # Of all strides: networks that fuse their levels need the coarsest one whole.
@@ -154,6 +155,17 @@ def _feature_info(name: str, options: dict[str, Any]) -> dict[int, int]:
     if any(stride & (stride - 1) for stride in strides):
         raise UserError(f"{_KEY} {name} cannot serve: its strides {strides} are no powers of 2")
     return {stride: index for index, stride in enumerate(strides)}
+
+
+def _without_rest(net: nn.Module) -> nn.Module:
+    """Drop the blocks behind the last feature of an EfficientNet or MobileNetV3.
+
+    timm keeps and runs them there, for nothing: computed in vain in every step, and parameters
+    without a gradient, which DistributedDataParallel would wait for.
+    """
+    if isinstance(net, EfficientNetFeatures | MobileNetV3Features) and net.feature_hooks is None:
+        net.blocks = net.blocks[: max(net._stage_out_idx)]
+    return net
 
 
 def _create(name: str, options: dict[str, Any], **more: Any) -> nn.Module:

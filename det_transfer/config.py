@@ -326,13 +326,31 @@ def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
             "decides alone what is frozen; leave one of them out (mode 'partial' freezes "
             "MODEL.REUSE.STAGES)"
         )
+    if "adapters" not in mode:
+        adapters = sorted(key for key in explicit if key.startswith("MODEL.ADAPTERS."))
+        if adapters and mode:
+            yield f"{adapters[0]} is for modes with adapters; MODEL.REUSE.MODE is {mode!r}"
     if mode == "partial" and not (reuse.STAGES or reuse.PATTERNS):
         yield "MODEL.REUSE.MODE 'partial' needs MODEL.REUSE.STAGES or MODEL.REUSE.PATTERNS"
     for key in ("STAGES", "PATTERNS"):
         if reuse[key] and mode != "partial":
             yield f"MODEL.REUSE.{key} is for MODEL.REUSE.MODE 'partial'; the mode is {mode!r}"
+    for key in ("LR_MULT", "WEIGHT_DECAY"):
+        for entry in reuse[key]:
+            if not _is_part_and_number(entry):
+                yield (
+                    f"MODEL.REUSE.{key} has {entry!r}; each entry is [part, number >= 0], e.g. "
+                    "['trunk', 0.1]"
+                )
     if cfg.MODEL.TRUNK.NAME == "build_timm_backbone" and not cfg.MODEL.TIMM.NAME:
         yield "MODEL.TIMM.NAME is empty; name a timm model, e.g. tf_efficientnet_lite0"
+
+
+def _is_part_and_number(entry: Any) -> bool:
+    sound = isinstance(entry, list | tuple) and len(entry) == 2
+    return (
+        sound and isinstance(entry[0], str) and isinstance(entry[1], int | float) and entry[1] >= 0
+    )
 
 
 def _input_problems(cfg: CfgNode) -> Iterator[str]:

@@ -14,6 +14,7 @@ from detectron2.solver.build import (
 from torch import nn
 
 from ..errors import UserError, nearest
+from .parts import set_parts
 
 __all__ = ["OPTIMIZERS", "build_optimizer"]
 
@@ -22,13 +23,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that SOLVER.OPTIMIZER names, over the parameters that are trained.
 
     Raises:
-        UserError: there is no such optimizer
+        UserError: there is no such optimizer, or no such part in LR_MULT or WEIGHT_DECAY
     """
     name = cfg.SOLVER.OPTIMIZER
     if name not in OPTIMIZERS:
         near = nearest(name, OPTIMIZERS) or sorted(OPTIMIZERS)
         raise UserError(f"SOLVER.OPTIMIZER is {name!r}; it can be {' or '.join(near)}")
-    return OPTIMIZERS[name](cfg, model)
+    optimizer = OPTIMIZERS[name](cfg, model)
+    reuse = cfg.MODEL.REUSE
+    set_parts(optimizer, model, lr_mult=reuse.LR_MULT, weight_decay=reuse.WEIGHT_DECAY)
+    return optimizer
 
 
 def _adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

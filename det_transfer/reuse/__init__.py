@@ -16,6 +16,7 @@ from .files import read_checkpoint
 from .fingerprint import changed, digests, fingerprint
 from .freeze import freeze, frozen_tensors, is_frozen
 from .loading import LoadReport, load_trunk
+from .matching import matching
 from .modes import MODES, Mode, apply_mode, mode_of, reuse, trunk_of
 from .norms import train_norms
 from .preprocessing import Preprocessing, check_preprocessing
@@ -43,6 +44,7 @@ __all__ = [
     "is_frozen",
     "load_adapters",
     "load_trunk",
+    "matching",
     "merge_adapters",
     "mode_of",
     "read_checkpoint",

@@ -128,7 +128,7 @@ def load(
 
 
 def _checkpoint(folder: Path, name: str) -> Path:
-    there = sorted(folder.glob("*.pth"))
+    there = sorted(folder.glob("model_*.pth"))
     last = folder / "last_checkpoint"
     wanted = [name] if name else list(_PREFERRED)
     if not name and last.is_file():

@@ -117,6 +117,11 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # CPU), "auto" (times bf16 against fp32 for a few steps and takes the faster).
     cfg.SOLVER.AMP.DTYPE = "fp16"
 
+    # bool: a checkpoint's model is what was trained, and its frozen part lies once beside it, as
+    # frozen-<fingerprint>.pth. False (or train_net's --full): whole ones, which stock Detectron2
+    # loads too.
+    cfg.SOLVER.SLIM_CHECKPOINTS = True
+
     # int: a batch is cut into so many parts, whose gradients are added up before the optimizer's
     # step. IMS_PER_BATCH remains the batch that the step sees; memory is that of a part.
     cfg.SOLVER.ACCUMULATE = 1

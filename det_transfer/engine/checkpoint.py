@@ -20,12 +20,15 @@ from ..reuse import (
     MODES,
     Preprocessing,
     Weights,
+    adapter_tensors,
     check_preprocessing,
+    frozen_tensors,
     load_trunk,
     read_checkpoint,
     read_weights,
     trunk_of,
 )
+from ..reuse.slim import check_frozen, frozen_entry, is_slim, split, write_frozen
 from ..run_folder import replacing
 
 __all__ = ["TransferCheckpointer"]
@@ -57,6 +60,9 @@ class TransferCheckpointer(DetectionCheckpointer):
         self._input = Preprocessing(
             cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
         )
+        self._slim = cfg.SOLVER.SLIM_CHECKPOINTS
+        self._frozen_entry: dict[str, Any] | None = None
+        self._frozen_origin = ""  # where what is frozen had come from at first; "": random
         self.origin = "random initialisation"
         self.whole_model = False
         self._all_needed = ""  # why every tensor must be found, "" where some may be missing
@@ -69,7 +75,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        content: dict[str, Any] = {"model": self.model.state_dict()}
+        content = self._model_content()
         content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         content |= {"preprocessing": self._input.as_dict(), **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -78,6 +84,20 @@ class TransferCheckpointer(DetectionCheckpointer):
             torch.save(content, temporary)
         if tag:
             self.tag_last_checkpoint(os.path.basename(path))
+
+    def _model_content(self) -> dict[str, Any]:
+        """The model's part of a checkpoint, without its frozen tensors if it is a slim one."""
+        state = self.model.state_dict()
+        frozen = frozen_tensors(self.model)
+        if not frozen:
+            return {"model": state}
+        if self._frozen_entry is None:  # a run's guard sees to it that they stay what they are
+            self._frozen_entry = frozen_entry(frozen, self._frozen_origin)
+        if not self._slim:
+            return {"model": state, "frozen": {**self._frozen_entry, "joined": True}}
+        trained, still = split(state, self._frozen_entry)
+        write_frozen(self.save_dir, still, self._frozen_entry)
+        return {"model": trained, "frozen": self._frozen_entry}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
@@ -114,6 +134,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         if checkpointables is None:
             self._all_needed = "resume with the config that the run was started with"
         self.origin = path
+        self._frozen_entry, self._frozen_origin = None, path
         if path.startswith(_TRUNK_SCHEMES):
             self._load_trunk(read_weights(path, trunk=self._trunk()))
             return {}
@@ -125,19 +146,49 @@ class TransferCheckpointer(DetectionCheckpointer):
             return {}
         self._check_preprocessing(weights)
         self.whole_model = True
+        if weights.frozen:
+            self._load_frozen(weights)
         return super().load(path, checkpointables)
+
+    def _load_frozen(self, weights: Weights) -> None:
+        """Take the frozen part of a slim checkpoint from where the run once had it from.
+
+        Raises:
+            UserError: it is not to be had, or is another one
+        """
+        entry, begun = weights.frozen, weights.frozen["origin"]
+        lacks = (
+            f"{weights.origin} holds only what was trained, and {entry['file']} is not beside it"
+        )
+        if not begun:
+            raise UserError(f"{lacks}; it began at random and is nowhere else")
+        try:
+            original = read_weights(begun, fetch=PathManager.get_local_path, trunk=self._trunk())
+            load_trunk(self._trunk(), original, strict=True)
+        except UserError as error:
+            raise UserError(f"{lacks}; its origin does not serve either: {error}") from error
+        state = _unwrapped(self.model).state_dict()
+        here = {name: state[name] for name in entry["tensors"] if name in state}
+        check_frozen(here, entry, f"{lacks}; its origin {begun}")
+        logger.info("Frozen part: from %s, as %s is not there", begun, entry["file"])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # Never through an open unpickler: what comes from elsewhere could run code.
         content = read_checkpoint(Path(filename), source=self.origin)
         if "matching_heuristics=True" in self._parsed_url_during_load.query:
             content["matching_heuristics"] = True
+        if is_slim(content):  # the model has the rest already
+            state = self.model.state_dict()
+            content["model"] |= {name: state[name] for name in content["frozen"]["tensors"]}
+        self._frozen_origin = content.get("frozen", {}).get("origin", self._frozen_origin)
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         missing = [*incompatible.missing_keys, *(k for k, *_ in incompatible.incorrect_shapes)]
         trunk = [name for name in missing if name.startswith(self._trunk_prefix())]
+        # Adapters begin at zero in a trunk that was trained without.
+        trunk = sorted(set(trunk) - adapter_tensors(self.model))
         if self._all_needed and missing:
             needs = self._all_needed
         elif self._weights_wanted == "all" and trunk:
@@ -169,6 +220,11 @@ class TransferCheckpointer(DetectionCheckpointer):
             )
         self._check_preprocessing(weights)
         trunk = self._trunk()
+        if weights.frozen:
+            raise UserError(
+                f"{weights.origin} holds only what was trained, and {weights.frozen['file']} is "
+                "not beside it"
+            )
         report = load_trunk(trunk, weights, strict=self._weights_wanted == "all")
         logger.info("Trunk: %s", report)
 

@@ -40,6 +40,7 @@ class DryRun:
         memory: peak bytes by kind, "host" and on a GPU "cuda"
         checkpoint_bytes: size of one on disk
         checkpoints: how many the run will keep
+        frozen_bytes: size of what lies once beside slim checkpoints
         free_bytes: on the disk of the run folder
     """
 
@@ -53,12 +54,13 @@ class DryRun:
     memory: dict[str, int]
     checkpoint_bytes: int
     checkpoints: int
+    frozen_bytes: int
     free_bytes: int
 
     @property
     def disk_bytes(self) -> int:
-        """What all checkpoints of the run take together."""
-        return self.checkpoints * self.checkpoint_bytes
+        """What all checkpoints of the run take together, and the frozen part beside them."""
+        return self.checkpoints * self.checkpoint_bytes + self.frozen_bytes
 
     @property
     def total_s(self) -> float:
@@ -67,6 +69,7 @@ class DryRun:
     def __str__(self) -> str:
         memory = ", ".join(f"{_size(n)} on the {kind}" for kind, n in self.memory.items())
         too_small = "  NOT ENOUGH SPACE" if self.disk_bytes > self.free_bytes else ""
+        frozen = f" with the frozen part ({_size(self.frozen_bytes)})" if self.frozen_bytes else ""
         lines = {
             "Model": self.trainable,
             "Step": f"{self.step_s:.3g} s, batch {self.batch}, {self.precision}",
@@ -75,7 +78,7 @@ class DryRun:
             f"{_duration(self.steps * self.step_s)}, {self.evaluations} x evaluation "
             f"{_duration(self.evaluation_s)}",
             "Disk": f"{_size(self.checkpoint_bytes)} a checkpoint, {self.checkpoints} of them "
-            f"{_size(self.disk_bytes)}; free {_size(self.free_bytes)}{too_small}",
+            f"{_size(self.disk_bytes)}{frozen}; free {_size(self.free_bytes)}{too_small}",
         }
         width = max(map(len, lines)) + 2
         return "\n".join(f"{name:{width}}{text}" for name, text in lines.items())
@@ -113,6 +116,7 @@ def dry_run(trainer: TransferTrainer, output_dir: str) -> DryRun:
         + 1
         + bool(cfg.TEST.BEST.METRIC)
         + cfg.SOLVER.EMA.ENABLED,
+        frozen_bytes=sum(file.stat().st_size for file in saved.parent.glob("frozen-*.pth")),
         free_bytes=_free_bytes(Path(output_dir)),
     )
     logger.info("Dry run, nothing was written.\n%s", report)

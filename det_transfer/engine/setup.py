@@ -42,6 +42,11 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         action="store_true",
         help="build everything, take a few steps, say what the run would cost; write nothing",
     )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="write ordinary checkpoints, which stock Detectron2 loads too",
+    )
     return parser
 
 
@@ -60,6 +65,8 @@ def setup(
     config = load_config(args.config_file, args.opts or ())
     cfg = config.cfg
     lines = [_take_device(config), _take_seed(cfg, args.resume)]
+    if getattr(args, "full", False):
+        cfg.SOLVER.SLIM_CHECKPOINTS = False
     validate(cfg, config.explicit)
     _check_weights_named(config)
     lines += [*prepare(config), scale_learning_rate(config)]

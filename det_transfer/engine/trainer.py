@@ -24,9 +24,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError, own_words
-from ..reuse import reuse_table
+from ..reuse import frozen_tensors, reuse_table
 from .average import WeightAverage
 from .checkpoint import TransferCheckpointer
+from .guard import FrozenGuard
 from .hooks import RunRecord, SameStatistics, SeedEachStep, last_iteration, progress_bar, writers
 from .optimizer import build_optimizer
 from .precision import AUTO, autocast, choose, precision_of
@@ -245,6 +246,9 @@ class TransferTrainer(DefaultTrainer):
                     cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER
                 )
             )
+        if frozen_tensors(model := self.checkpointer.model):
+            # On every process, and before the checkpointer, which must not save what has changed.
+            result.append(FrozenGuard(model, self.record, cfg.SOLVER.CHECKPOINT_PERIOD))
         if comm.is_main_process():
             result.append(
                 hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)

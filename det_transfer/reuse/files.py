@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import UserError, nearest
 from .preprocessing import EFFICIENTNET_LITE, Preprocessing
+from .slim import join
 
 __all__ = ["KNOWN_FILES", "digest", "read_checkpoint", "tensors_of", "torchvision_files"]
 
@@ -67,7 +68,8 @@ def read_checkpoint(path: str | os.PathLike, *, source: str = "") -> dict[str, A
 
     Returns:
         a dict with the state dict under "model" and whatever else the file holds, such as
-        "__author__", "matching_heuristics", "preprocessing", "optimizer"; arrays are tensors
+        "__author__", "matching_heuristics", "preprocessing", "optimizer"; arrays are tensors. A
+        slim checkpoint is whole if its frozen part lies beside it, see :mod:`.slim`
 
     Raises:
         UserError: the file is missing, broken, or holds more than tensors and plain values
@@ -99,7 +101,7 @@ def read_checkpoint(path: str | os.PathLike, *, source: str = "") -> dict[str, A
         raise UserError(f"MODEL.WEIGHTS {source} cannot be read as weights: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"MODEL.WEIGHTS {source} holds a {type(content).__name__}, no state dict")
-    return _as_detectron2(content)
+    return join(_as_detectron2(content), path)
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torchvision
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest
 from .files import KNOWN_FILES, digest, read_checkpoint, tensors_of, torchvision_files
 from .preprocessing import MSRA, Preprocessing, preprocessing_of_source
+from .slim import is_slim
 
 __all__ = ["Weights", "read_weights"]
 
@@ -36,6 +38,8 @@ class Weights:
         heuristics: of Detectron2's pickles: "Caffe2" for Caffe2's names, another word where names
             are to be matched by their ends, "" for exact names
         architecture: timm's name of the only network that they belong to; "" where not known
+        frozen: of a slim checkpoint whose frozen part is missing, what it says of it, see
+            :mod:`.slim`; else None
         stride_in_1x1: of a ResNet, where known: the bottleneck's stride is in its 1x1 convolution
     """
 
@@ -45,6 +49,7 @@ class Weights:
     heuristics: str = ""
     architecture: str = ""
     stride_in_1x1: bool | None = None
+    frozen: Mapping[str, Any] | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> "Weights":
         """The same with other tensors or names."""
@@ -177,6 +182,8 @@ def _from_file(path: Path, source: str) -> Weights:
     content = read_checkpoint(path, source=source)
     sha256 = digest(path)[:8]
     weights = Weights(tensors_of(content, source), origin=f"{source} (sha256 {sha256})")
+    if is_slim(content):
+        weights = replace(weights, frozen=content["frozen"])
     own = content.get("preprocessing")
     if isinstance(own, dict) and own.keys() == {"format", "mean", "std"}:  # a checkpoint of ours
         own = Preprocessing.from_dict(own)

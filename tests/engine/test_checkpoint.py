@@ -129,7 +129,7 @@ def test_a_detector_of_ours_starts_another_run(train, loaded, tmp_path):
 
 
 def test_a_detector_without_all_of_the_frozen_trunk(train, loaded, tmp_path):
-    train(output="donor")
+    train("SOLVER.SLIM_CHECKPOINTS", False, output="donor")
     path = tmp_path / "donor" / "model_final.pth"
     content = torch.load(path)
     del content["model"]["backbone.bottom_up.net.layer1.0.conv1.weight"]

@@ -93,9 +93,10 @@ def test_a_disk_that_is_too_small_is_said():
         "memory": {"host": 2_000_000_000},
         "checkpoint_bytes": 300_000_000,
         "checkpoints": 19,
+        "frozen_bytes": 100_000_000,
     }
     text = str(DryRun(**values, free_bytes=10**9))
     assert "NOT ENOUGH SPACE" in text
     assert "NOT ENOUGH" not in str(DryRun(**values, free_bytes=10**10))
     assert "12 h 50 min: 90000 steps 12 h 30 min, 2 x evaluation 10 min" in text
-    assert "300.0 MB a checkpoint, 19 of them 5.7 GB" in text
+    assert "300.0 MB a checkpoint, 19 of them 5.8 GB with the frozen part (100.0 MB)" in text

@@ -320,6 +320,11 @@ def test_the_deterministic_switch(arguments, train, monkeypatch):
             r"'WarmupCosinLR'; it can be WarmupCosineLR",
         ),
         (["DETERMINISTIC", True, "CUDNN_BENCHMARK", True], "both on"),
+        (["SOLVER.MAX_ITER", 30000], r"STEPS \(30000,\) must end before SOLVER\.MAX_ITER 30000"),
+        (
+            ["MODEL.DEVICE", "cpu", "MODEL.FPN.NORM", "SyncBN"],
+            r"MODEL\.FPN\.NORM 'SyncBN' is torch's, .* take 'naiveSyncBN_N' or 'GN'",
+        ),
     ],
 )
 def test_options_that_contradict(opts, message):

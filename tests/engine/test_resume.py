@@ -1,0 +1,100 @@
+"""Going on after a break is exact in every mode of reuse, also after a kill while writing."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from det_transfer.engine.detection import DetectionTrainer
+from det_transfer.reuse import MODES
+
+MODE_OPTIONS = {
+    "partial": ["MODEL.REUSE.STAGES", 2],
+    "adapters": ["MODEL.ADAPTERS.NORM", "own"],
+    "finetune_adapters": ["MODEL.ADAPTERS.NORM", "task"],
+}
+LONG = ["SOLVER.MAX_ITER", 10, "SOLVER.STEPS", "(4, 8)", "SOLVER.CHECKPOINT_PERIOD", 5]
+LONG += ["MODEL.TIMM.DROP_PATH_RATE", 0.2, "DATASETS.TEST", "()", "SOLVER.OPTIMIZER", "AdamW"]
+LONG += ["SOLVER.BASE_LR", 0.001]
+
+
+def options(mode):
+    return ["MODEL.REUSE.MODE", mode, *MODE_OPTIONS.get(mode, [])]
+
+
+def everything(trainer):
+    """Model, optimizer and schedule as one dict of tensors and numbers."""
+    found = dict(trainer.model.state_dict())
+    for index, state in trainer.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+    found |= {f"schedule.{k}": v for k, v in trainer.scheduler.state_dict().items()}
+    return found | {"random": torch.rand(3), "iteration": trainer.iter}
+
+
+def different(a, b):
+    same = {k for k in a.keys() & b.keys() if _equal(a[k], b[k])}
+    return sorted((a.keys() | b.keys()) - same)
+
+
+def _equal(a, b):
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ten_iterations_equal_five_and_five(train, mode, monkeypatch):
+    unbroken = everything(train(*options(mode), *LONG, output="unbroken"))
+    step = DetectionTrainer.after_step
+
+    def stop(self):
+        step(self)
+        if self.iter == 6:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTrainer, "after_step", stop)
+        with pytest.raises(RuntimeError):
+            train(*options(mode), *LONG, output="broken")
+    resumed = train(*options(mode), *LONG, output="broken", resume=True)
+    assert resumed.start_iter == 5
+    assert different(unbroken, everything(resumed)) == []
+
+
+# Writes half of the second checkpoint's bytes and kills its own process, as a power cut would.
+KILLED_WHILE_WRITING = """
+import os, pathlib, signal, sys
+import torch
+whole, calls = torch.save, []
+def save(content, path, *args, **kwargs):
+    whole(content, path, *args, **kwargs)
+    calls.append(path)
+    if "{victim}" in str(path) and sum("{victim}" in str(p) for p in calls) == {times}:
+        half = pathlib.Path(path).read_bytes()
+        pathlib.Path(path).write_bytes(half[: len(half) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+from det_transfer.engine.setup import argument_parser
+from tools.train_net import main
+main(argument_parser("").parse_args())
+"""
+
+
+@pytest.mark.parametrize(
+    ("victim", "times", "expected"), [("model_", 2, 5), ("frozen-", 1, 0)], ids=["model", "frozen"]
+)
+def test_killed_in_the_middle_of_writing(train, arguments, tmp_path, victim, times, expected):
+    unbroken = everything(train(*LONG, output="unbroken"))
+    args = arguments(*LONG, output="broken")
+    code = textwrap.dedent(KILLED_WHILE_WRITING).format(victim=victim, times=times)
+    command = [sys.executable, "-c", code, "--config-file", args.config_file]
+    killed = subprocess.run(
+        [*command, *args.opts], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert list((tmp_path / "broken").glob(".*.tmp"))  # the half, under its temporary name
+    resumed = train(*LONG, output="broken", resume=True)
+    assert resumed.start_iter == expected
+    assert different(unbroken, everything(resumed)) == []

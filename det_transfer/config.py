@@ -66,6 +66,12 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # protocol of Yosinski et al. 2014).
     cfg.MODEL.REUSE.DROPOUT = "off"
 
+    # bool: for "frozen", compute the trunk as an inference network: norms folded into convolutions,
+    # channels last, weights in the run's precision. Saved weights are as without; features differ
+    # by rounding (1e-5 of the largest in fp32).
+    cfg.MODEL.REUSE.FAST = False
+    # bool: with FAST, by torch.compile too (needs a C++ compiler on the CPU, Triton on a GPU).
+    cfg.MODEL.REUSE.COMPILE = False
     # list of [part, factor]: learning rates of parts are BASE_LR times the factor. A part is
     # "trunk", "adapters", "decoder", "heads", or a regular expression on whole names of parameters.
     # The last one that fits counts.
@@ -314,6 +320,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *(f"{key} is {values[key]}; it must be > 0" for key in _POSITIVE if values[key] <= 0),
             *_reuse_problems(cfg, explicit),
             *_input_problems(cfg),
+            *_norm_problems(cfg),
             *_solver_problems(cfg),
             *_test_problems(cfg),
         ]
@@ -340,6 +347,13 @@ def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
     for key in ("STAGES", "PATTERNS"):
         if reuse[key] and mode != "partial":
             yield f"MODEL.REUSE.{key} is for MODEL.REUSE.MODE 'partial'; the mode is {mode!r}"
+    if reuse.FAST and (mode != "frozen" or reuse.DROPOUT != "off"):
+        yield (
+            f"MODEL.REUSE.FAST is for MODEL.REUSE.MODE 'frozen' with DROPOUT 'off'; here it is "
+            f"{mode!r} with {reuse.DROPOUT!r}"
+        )
+    if reuse.COMPILE and not reuse.FAST:
+        yield "MODEL.REUSE.COMPILE needs MODEL.REUSE.FAST True"
     for key in ("LR_MULT", "WEIGHT_DECAY"):
         for entry in reuse[key]:
             if not _is_part_and_number(entry):
@@ -375,6 +389,8 @@ def _solver_problems(cfg: CfgNode) -> Iterator[str]:
     steps = list(solver.STEPS)
     if steps != sorted(set(steps)):
         yield f"SOLVER.STEPS {tuple(steps)} must increase"
+    if solver.MAX_ITER in steps:  # later ones Detectron2 leaves out with a warning
+        yield f"SOLVER.STEPS {tuple(steps)} must end before SOLVER.MAX_ITER {solver.MAX_ITER}"
     amp = solver.AMP
     if amp.ENABLED and amp.DTYPE == "fp16" and not cfg.MODEL.DEVICE.startswith("cuda"):
         yield (
@@ -400,6 +416,15 @@ def _solver_problems(cfg: CfgNode) -> Iterator[str]:
 
 # Of Detectron2's build_lr_scheduler.
 _SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+
+
+def _norm_problems(cfg: CfgNode) -> Iterator[str]:
+    if cfg.MODEL.DEVICE.startswith("cuda"):
+        return
+    for key, value in leaves(cfg.MODEL, "MODEL."):
+        if key.endswith(".NORM") and value == "SyncBN":
+            others = "'BN' or 'GN'" if key == "MODEL.REUSE.NORM" else "'naiveSyncBN_N' or 'GN'"
+            yield f"{key} 'SyncBN' is torch's, which needs CUDA; on the CPU take {others}"
 
 
 def _test_problems(cfg: CfgNode) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["mix_in", "plain_class", "unmix"]
+__all__ = ["mix_in", "unmix"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -28,22 +28,22 @@ def mix_in(module: Module, mixin: type, **attributes: Any) -> Module:
 
 def unmix(module: Module, mixin: type) -> Module:
     """Take `mixin` out of a module again; others that were mixed in stay."""
-    others, plain = [], type(module)
-    while hasattr(plain, "_mixed_from"):
-        plain, other = plain._mixed_from
-        others.append(other)
-    for other in reversed(others):
-        plain = plain if other is mixin else _mixed(plain, other)
-    module.__class__ = plain
+    plain, mixins = _ingredients(type(module))
+    module.__class__ = _mixture(plain, [other for other in mixins if other is not mixin])
     return module
 
 
-def plain_class(module: nn.Module) -> type[nn.Module]:
-    """The class that a module had before anything was mixed in."""
-    plain = type(module)
-    while hasattr(plain, "_mixed_from"):
-        plain = plain._mixed_from[0]
-    return plain
+def _ingredients(mixed: type) -> tuple[type[nn.Module], list[type]]:
+    """A class before anything was mixed in, and what was, first things first."""
+    mixins: list[type] = []
+    while hasattr(mixed, "_mixed_from"):
+        mixed, mixin = mixed._mixed_from
+        mixins.insert(0, mixin)
+    return mixed, mixins
+
+
+def _mixture(plain: type[nn.Module], mixins: list[type]) -> type[nn.Module]:
+    return functools.reduce(_mixed, mixins, plain)
 
 
 @functools.cache
@@ -65,9 +65,9 @@ def _mixed(plain: type[nn.Module], mixin: type) -> type[nn.Module]:
 
 def _reduce(self: nn.Module) -> tuple:
     """For pickle, which cannot find by name a class that was made here."""
-    return _rebuild, type(self)._mixed_from, self.__dict__
+    return _rebuild, _ingredients(type(self)), self.__dict__
 
 
-def _rebuild(plain: type[nn.Module], mixin: type) -> nn.Module:
-    mixed = _mixed(plain, mixin)
+def _rebuild(plain: type[nn.Module], mixins: list[type]) -> nn.Module:
+    mixed = _mixture(plain, mixins)
     return mixed.__new__(mixed)

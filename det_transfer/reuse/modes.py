@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import UserError, nearest
 from .adapters import add_adapters
+from .fast import make_fast
 from .freeze import freeze
 from .matching import matching
 from .norms import train_norms
@@ -20,9 +21,18 @@ def _as_built(trunk: nn.Module, **options: Any) -> None:
     """Leave the trunk to whoever built it, e.g. to Detectron2's MODEL.BACKBONE.FREEZE_AT."""
 
 
-def _frozen(trunk: nn.Module, *, dropout: str = "off", **options: Any) -> None:
+def _frozen(
+    trunk: nn.Module,
+    *,
+    dropout: str = "off",
+    fast: bool = False,
+    compile: bool = False,
+    **options: Any,
+) -> None:
     """Freeze all of the trunk."""
     freeze(trunk, dropout=dropout)
+    if fast:
+        make_fast(trunk, compiled=compile)
 
 
 def _trained(trunk: nn.Module, *, norm: str = "BN", **options: Any) -> None:

@@ -366,3 +366,19 @@ def test_a_resumed_run_keeps_what_its_first_part_recorded(train):
     seconds = run_folder.read_json(Path(again.cfg.OUTPUT_DIR) / "run.json")["seconds"]
     assert seconds["step_median"] == record["seconds"]["step_median"]
     assert seconds["training"] >= record["seconds"]["training"]
+
+
+def test_the_fast_path_trains_like_the_plain_one(train, tmp_path):
+    """Losses within rounding, the same tensors in the checkpoints, exact on resuming."""
+    whole = {
+        fast: train("MODEL.REUSE.FAST", fast, "SOLVER.BASE_LR", 0.001, output=f"fast_{fast}")
+        for fast in (True, False)
+    }
+    a, b = (run_folder.read_metrics(trainer.cfg.OUTPUT_DIR)[0] for trainer in whole.values())
+    assert a["total_loss"] == pytest.approx(b["total_loss"], rel=1e-3)
+    fast, plain = (trainer.model.state_dict() for trainer in whole.values())
+    assert fast.keys() == plain.keys()
+    assert all(torch.allclose(fast[name], plain[name], atol=1e-3) for name in fast)
+    opts = ["MODEL.REUSE.FAST", True, "SOLVER.BASE_LR", 0.001]
+    train(*opts, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "()", output="part")
+    assert_same(states(whole[True]), states(train(*opts, output="part", resume=True)))

@@ -33,6 +33,8 @@ from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
 
 SPLITS = ("train", "val", "test")
+# By so much a share may be below 0 or above 1; labelling tools round, and boxes touch the border.
+_ROUNDING = 0.01
 
 
 def read_label(collector: Collector, label: Path, file_name: str, size: tuple[int, int]) -> None:
@@ -73,6 +75,9 @@ def parse_row(
     if first != int(first) or not 0 <= first < len(names):
         raise ValueError(f"the class {first:g} is none of 0 to {len(names) - 1}")
     name = names[int(first)]
+    outside = next((v for v in values if not -_ROUNDING <= v <= 1 + _ROUNDING), None)
+    if outside is not None:
+        raise ValueError(f"{outside:g} is no share of the image, 0 to 1; is it in pixels?")
     pixels = [value * size[k % 2] for k, value in enumerate(values)]
     if len(values) == 4:
         cx, cy, w, h = pixels
@@ -97,6 +102,15 @@ def collect(
         what: a word for the progress bar
     """
     collector = Collector(names)
+    if images and not any(label.is_file() for _, label in images):
+        raise UserError(
+            f"{what}: none of the {len(images)} images has a label file; for {images[0][0]} it "
+            f"would be {images[0][1]}"
+        )
+    owners: dict[Path, Path] = {}
+    for image, label in images:
+        if owners.setdefault(label, image) != image:
+            collector.problem(label, f"belongs to two images: {owners[label]} and {image}")
     for image, label in tqdm(images, unit="image", desc=what, disable=None):
         try:
             size = image_size(image)
@@ -152,6 +166,8 @@ class DataFile:
             raise UserError(f"{path} cannot be read: {error}") from error
         if not isinstance(content, dict) or "names" not in content:
             raise UserError(f"{path} is no data.yaml: it has no names")
+        if content.get("kpt_shape"):
+            raise UserError(f"{path}: kpt_shape: labels with keypoints are not converted")
         self.names = _names(content["names"], str(path))
         self.root = path.parent / content.get("path", "")
         if not self.root.is_dir():

@@ -454,7 +454,9 @@ def test_a_bad_voc_file(convert, tmp_path, old, new, line):
         ("0 0.5 0.5 0.1", "has 4 numbers; a box has 5"),
         ("0 0.5 0.5 0.1 0.1 0.9", "has 6 numbers: a prediction with its score"),
         ("cup 0.5 0.5 0.1 0.1", "is not a row of numbers"),
-        ("0 50 50 10 10", "is outside of its image"),
+        ("0 50 50 10 10", "line 1: 50 is no share of the image, 0 to 1; is it in pixels?"),
+        ("0 0.5 0.5 0.4 -0.1", "-0.1 is no share of the image"),
+        ("0 nan 0.5 0.4 0.1", "nan is no share of the image"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "has 8 numbers"),
     ],
 )
@@ -476,6 +478,7 @@ def test_a_bad_yolo_row(convert, yolo, row, line, tmp_path):
         ("names: [a]\n", "names no images"),
         ("names: {0: a, 2: b}\ntrain: train/images\n", "names has no entry 1"),
         ("names: [a\n", "cannot be read"),
+        ("names: [a]\nkpt_shape: [17, 3]\ntrain: train/images\n", "keypoints are not converted"),
     ],
 )
 def test_a_bad_data_yaml(convert, yolo, text, line):
@@ -484,6 +487,18 @@ def test_a_bad_data_yaml(convert, yolo, text, line):
     assert done.returncode == 2
     assert line in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_yolo_labels_that_are_elsewhere_or_shared(convert, yolo):
+    image(yolo / "train" / "images" / "a.png")
+    done, _ = convert("yolo_to_coco", yolo / "data.yaml", out="json")
+    assert done.returncode == 2
+    assert "a.txt: belongs to two images:" in done.stderr
+    (yolo / "train" / "labels").rename(yolo / "train" / "annotations")
+    done, _ = convert("yolo_to_coco", yolo / "data.yaml", out="json")
+    assert done.returncode == 2
+    assert "train: none of the 4 images has a label file; for " in done.stderr
+    assert "train/labels/a.txt" in done.stderr
 
 
 def test_bad_objects_can_be_left_out_and_are_counted(convert, tmp_path):

@@ -1,0 +1,257 @@
+#!/usr/bin/env python
+"""Speed, memory and checkpoints of the modes of reuse, against stock Detectron2.
+
+R-50 FPN Faster R-CNN, random weights, one made-up batch for all. Sides take turns, a step each a
+round, so that whatever else the machine does disturbs all alike; medians over rounds. Peak memory
+is that of a process of its own for each side.
+
+    python tools/benchmarks/reuse_modes.py --output docs/results/benchmark_reuse_modes.json
+    python tools/benchmarks/reuse_modes.py --device cuda --batch 16 --size 1024
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.model_zoo import get_config_file
+from detectron2.utils.events import EventStorage
+
+from det_transfer.config import load_config
+from det_transfer.data.synthetic import synthetic_batch
+from det_transfer.engine.checkpoint import TransferCheckpointer
+from det_transfer.engine.detection import DetectionTrainer
+from det_transfer.engine.optimizer import build_optimizer
+from det_transfer.engine.precision import autocast
+from det_transfer.reuse import trunk_of
+from det_transfer.run_folder import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+STOCK = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
+SMALL_RATE = 1e-5  # random weights do not stand the recipe's
+
+
+@dataclass(frozen=True)
+class Side:
+    """A way of training the detector."""
+
+    precision: str = "fp32"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+OURS = {
+    "MODEL.BACKBONE.NAME": "build_reuse_backbone",
+    "MODEL.TRUNK.NAME": "build_resnet_backbone",
+}
+FROZEN = {**OURS, "MODEL.REUSE.MODE": "frozen"}
+FAST = {**FROZEN, "MODEL.REUSE.FAST": True}
+COMPILED = {**FAST, "MODEL.REUSE.COMPILE": True}
+FINETUNE = {**OURS, "MODEL.REUSE.MODE": "finetune"}
+ADAPTERS = {**OURS, "MODEL.REUSE.MODE": "adapters"}
+STOCK_FROZEN = {"MODEL.BACKBONE.FREEZE_AT": 5}
+
+STEPS = {
+    "stock, fine-tuned, fp32": Side(),
+    "stock, FREEZE_AT 5, fp32": Side(options=STOCK_FROZEN),
+    "stock, FREEZE_AT 5, bf16": Side("bf16", STOCK_FROZEN),
+    "frozen, fast, fp32": Side(options=FAST),
+    "frozen, fast, bf16": Side("bf16", FAST),
+    "adapters, bf16": Side("bf16", ADAPTERS),
+    "finetune, fp32": Side(options=FINETUNE),
+    "finetune, bf16": Side("bf16", FINETUNE),
+}
+TRUNKS = {
+    "stock, FREEZE_AT 5, fp32": Side(options=STOCK_FROZEN),
+    "stock, FREEZE_AT 5, bf16": Side("bf16", STOCK_FROZEN),
+    "fast, fp32": Side(options=FAST),
+    "fast, compiled, fp32": Side(options=COMPILED),
+    "fast, bf16": Side("bf16", FAST),
+    "fast, compiled, bf16": Side("bf16", COMPILED),
+}
+# (what, of which table, numerator, denominator): how many times faster, or larger, or more.
+RATIOS = [
+    ("trunk", "stock, FREEZE_AT 5, fp32", "fast, fp32"),
+    ("trunk", "stock, FREEZE_AT 5, fp32", "fast, compiled, fp32"),
+    ("trunk", "stock, FREEZE_AT 5, fp32", "fast, bf16"),
+    ("trunk", "stock, FREEZE_AT 5, bf16", "fast, bf16"),
+    ("step", "stock, FREEZE_AT 5, fp32", "frozen, fast, fp32"),
+    ("step", "stock, FREEZE_AT 5, bf16", "frozen, fast, bf16"),
+    ("step", "stock, FREEZE_AT 5, fp32", "frozen, fast, bf16"),
+    ("step", "finetune, fp32", "frozen, fast, fp32"),
+    ("step", "finetune, bf16", "frozen, fast, bf16"),
+    ("memory", "finetune, fp32", "frozen, fast, fp32"),
+    ("memory", "finetune, bf16", "frozen, fast, bf16"),
+]
+
+
+def config(side: Side, device: str) -> CfgNode:
+    options = {"MODEL.DEVICE": device, "MODEL.WEIGHTS": "", "SOLVER.BASE_LR": SMALL_RATE}
+    words = [str(word) for pair in (options | side.options).items() for word in pair]
+    return load_config(get_config_file(STOCK), words).cfg
+
+
+def build(side: Side, args: argparse.Namespace) -> tuple[torch.nn.Module, CfgNode]:
+    torch.manual_seed(0)
+    cfg = config(side, args.device)
+    return DetectionTrainer.build_model(cfg).train(), cfg
+
+
+def training_step(side: Side, args: argparse.Namespace) -> Callable[[], None]:
+    model, cfg = build(side, args)
+    optimizer = build_optimizer(cfg, model)
+    batch = synthetic_batch(cfg, args.batch, args.size)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with EventStorage(), autocast(side.precision, torch.device(args.device)):
+            loss = sum(model(batch).values())
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def trunk_forward(side: Side, args: argparse.Namespace) -> Callable[[], None]:
+    trunk = trunk_of(build(side, args)[0])
+    images = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
+
+    def step() -> None:
+        with autocast(side.precision, torch.device(args.device)):
+            trunk(images)
+
+    return step
+
+
+def interleaved(steps: dict[str, Callable[[], None]], args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each side: median, and the quartiles."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(args.rounds + 2):  # two to warm up: twins, compilation, oneDNN's caches
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            if round_ >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {
+        name: {
+            "median": statistics.median(seconds),
+            "quartiles": statistics.quantiles(seconds, n=4)[::2],
+        }
+        for name, seconds in times.items()
+    }
+
+
+def memory(name: str, args: argparse.Namespace) -> int:
+    """Peak bytes of a process that takes three steps of a side."""
+    words = ["--memory-of", name, "--device", args.device]
+    words += ["--batch", str(args.batch), "--size", str(args.size)]
+    done = subprocess.run(
+        [sys.executable, __file__, *words], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return int(done.stdout.splitlines()[-1])
+
+
+def peak_of(side: Side, args: argparse.Namespace) -> int:
+    step = training_step(side, args)
+    for _ in range(3):
+        step()
+    if args.device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def checkpoint(side: Side, args: argparse.Namespace) -> dict[str, float]:
+    """Bytes of the model's part of a checkpoint; the trained share of the parameters."""
+    model, cfg = build(side, args)
+    learned = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with tempfile.TemporaryDirectory() as folder:
+        TransferCheckpointer(model, folder, cfg=cfg).save("model")
+        size = (Path(folder) / "model.pth").stat().st_size
+    return {"bytes": size, "trained_bytes": 4 * trained, "trained_share": 100 * trained / learned}
+
+
+def ratios(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "what": what,
+            "of": a,
+            "to": b,
+            "times": _value(results[what][a]) / _value(results[what][b]),
+        }
+        for what, a, b in RATIOS
+        if a in results[what] and b in results[what]
+    ]
+
+
+def _value(entry: Any) -> float:
+    return entry["median"] if isinstance(entry, dict) else entry
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, default=4, help="images")
+    parser.add_argument("--size", type=int, default=320, help="their side in pixels")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, help="write the numbers as json")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        print(peak_of(STEPS[args.memory_of], args))
+        return
+    results = {
+        "trunk": interleaved({n: trunk_forward(s, args) for n, s in TRUNKS.items()}, args),
+        "step": interleaved({n: training_step(s, args) for n, s in STEPS.items()}, args),
+        "memory": {name: memory(name, args) for name in STEPS},
+    }
+    saved = {n: checkpoint(STEPS[n], args) for n in ("frozen, fast, fp32", "finetune, fp32")}
+    report = {
+        "title": "Benchmark: modes of reuse",
+        "command": shlex.join(["python", "tools/benchmarks/reuse_modes.py", *sys.argv[1:]]),
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "batch": args.batch,
+        "size": args.size,
+        "rounds": args.rounds,
+        "results": results,
+        "checkpoints": saved,
+        "ratios": ratios(results),
+    }
+    if args.device == "cuda":
+        report["machine"]["gpu"] = torch.cuda.get_device_name()
+    for row in report["ratios"]:
+        print(f"{row['what']:7} {row['of']:27} / {row['to']:22} {row['times']:5.2f}")
+    for name, entry in saved.items():
+        megabytes, trained = entry["bytes"] / 1e6, entry["trained_bytes"] / 1e6
+        print(f"checkpoint {name:20} {megabytes:.1f} MB, of which trained {trained:.1f} MB")
+    if args.output:
+        write_json(args.output, report)
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -136,7 +136,7 @@ def trunk_forward(side: Side, args: argparse.Namespace) -> Callable[[], None]:
 
 
 def interleaved(steps: dict[str, Callable[[], None]], args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each side: median, and the quartiles."""
+    """Seconds of each side: median and extremes."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(args.rounds + 2):  # two to warm up: twins, compilation, oneDNN's caches
         for name, step in steps.items():
@@ -149,7 +149,8 @@ def interleaved(steps: dict[str, Callable[[], None]], args: argparse.Namespace) 
     return {
         name: {
             "median": statistics.median(seconds),
-            "quartiles": statistics.quantiles(seconds, n=4)[::2],
+            "min": min(seconds),
+            "max": max(seconds),
         }
         for name, seconds in times.items()
     }
@@ -185,17 +186,11 @@ def checkpoint(side: Side, args: argparse.Namespace) -> dict[str, float]:
     return {"bytes": size, "trained_bytes": 4 * trained, "trained_share": 100 * trained / learned}
 
 
-def ratios(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "what": what,
-            "of": a,
-            "to": b,
-            "times": _value(results[what][a]) / _value(results[what][b]),
-        }
+def ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    return {
+        f"{what}: {a} / {b}": _value(results[what][a]) / _value(results[what][b])
         for what, a, b in RATIOS
-        if a in results[what] and b in results[what]
-    ]
+    }
 
 
 def _value(entry: Any) -> float:
@@ -216,7 +211,7 @@ def main() -> None:
     if args.memory_of:
         print(peak_of(STEPS[args.memory_of], args))
         return
-    results = {
+    measured = {
         "trunk": interleaved({n: trunk_forward(s, args) for n, s in TRUNKS.items()}, args),
         "step": interleaved({n: training_step(s, args) for n, s in STEPS.items()}, args),
         "memory": {name: memory(name, args) for name in STEPS},
@@ -227,20 +222,23 @@ def main() -> None:
         "command": shlex.join(["python", "tools/benchmarks/reuse_modes.py", *sys.argv[1:]]),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "batch": args.batch,
-        "size": args.size,
-        "rounds": args.rounds,
-        "results": results,
-        "checkpoints": saved,
-        "ratios": ratios(results),
+        "data": {"images": args.batch, "side_px": args.size, "rounds": args.rounds},
+        "results": {
+            "times": ratios(measured),
+            "seconds of a trunk's forward:": measured["trunk"],
+            "seconds of a step:": measured["step"],
+            "peak MB of a process:": {k: v / 1e6 for k, v in measured["memory"].items()},
+            "MB of a checkpoint's model:": {k: v["bytes"] / 1e6 for k, v in saved.items()},
+            "MB that are trained:": {k: v["trained_bytes"] / 1e6 for k, v in saved.items()},
+        },
     }
     if args.device == "cuda":
         report["machine"]["gpu"] = torch.cuda.get_device_name()
-    for row in report["ratios"]:
-        print(f"{row['what']:7} {row['of']:27} / {row['to']:22} {row['times']:5.2f}")
+    for name, times in report["results"]["times"].items():
+        print(f"{times:6.2f}  {name}")
     for name, entry in saved.items():
         megabytes, trained = entry["bytes"] / 1e6, entry["trained_bytes"] / 1e6
-        print(f"checkpoint {name:20} {megabytes:.1f} MB, of which trained {trained:.1f} MB")
+        print(f"checkpoint of {name}: {megabytes:.1f} MB, of which trained {trained:.1f} MB")
     if args.output:
         write_json(args.output, report)
 

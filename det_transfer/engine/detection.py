@@ -22,7 +22,7 @@ from ..data import (
 )
 from ..errors import UserError
 from ..evaluation import build_evaluator
-from ..reuse import format_table, reuse, reuse_table, trainable_line, trunk_of
+from ..reuse import channels_last, format_table, reuse, reuse_table, trainable_line, trunk_of
 from .trainer import TransferTrainer
 
 __all__ = ["DetectionTrainer", "prepare"]
@@ -58,6 +58,8 @@ class DetectionTrainer(TransferTrainer):
                 raise
             raise UserError(f"config: {error.args[0]}") from error  # Detectron2 names both
         reuse(trunk_of(model), cfg.MODEL)
+        if cfg.MODEL.REUSE.FAST:
+            channels_last(model)
         logger.info("Model:\n%s", format_table(reuse_table(model)))
         logger.info(trainable_line(model))
         return model

@@ -301,11 +301,18 @@ def _cpu_name() -> str:
 
 def peak_memory() -> dict[str, int]:
     """Peak bytes of this process, "host" and, where there is CUDA, "cuda"."""
-    # Linux gives ru_maxrss in KiB.
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    peak = {"host": _peak_host_memory()}
     if torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def _peak_host_memory() -> int:
+    # Not ru_maxrss, which on Linux begins with the peak of the process that started this one.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024  # kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _now() -> str:

@@ -12,6 +12,7 @@ from .adapters import (
     save_adapters,
     without_adapters,
 )
+from .fast import channels_last
 from .files import read_checkpoint
 from .fingerprint import changed, digests, fingerprint
 from .freeze import freeze, frozen_tensors, is_frozen
@@ -35,6 +36,7 @@ __all__ = [
     "add_adapters",
     "apply_mode",
     "changed",
+    "channels_last",
     "check_preprocessing",
     "digests",
     "fingerprint",

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .mixin import mix_in, unmix
 
-__all__ = ["fold_norms", "make_fast"]
+__all__ = ["channels_last", "fold_norms", "make_fast"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,14 @@ def make_fast(trunk: nn.Module, *, compiled: bool = False) -> nn.Module:
         `trunk`
     """
     return mix_in(trunk, _Fast, _twins=_Twins(), _compiled=compiled)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Lay out the weights of convolutions like a fast trunk's features, in place; values stay."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return model
 
 
 class _Fast:
@@ -88,8 +96,7 @@ def _twin(trunk: nn.Module, dtype: torch.dtype) -> Any:
         # Norms stay in fp32, as under autocast.
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             module.to(dtype)
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
+    channels_last(twin)
     return _compile(twin) if trunk._compiled else twin
 
 

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from det_transfer import run_folder
-from det_transfer.engine import launch, precision
+from det_transfer.engine import hooks, launch, precision
 from det_transfer.engine.detection import DetectionTrainer, prepare
 from det_transfer.engine.setup import setup
 from det_transfer.errors import UserError
@@ -382,3 +384,13 @@ def test_the_fast_path_trains_like_the_plain_one(train, tmp_path):
     opts = ["MODEL.REUSE.FAST", True, "SOLVER.BASE_LR", 0.001]
     train(*opts, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "()", output="part")
     assert_same(states(whole[True]), states(train(*opts, output="part", resume=True)))
+
+
+def test_peak_memory_is_that_of_the_process(tmp_path):
+    """And not of the larger one that started it, as ru_maxrss would have it."""
+    ballast = bytearray(600_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    code = "from det_transfer.engine.hooks import peak_memory; print(peak_memory()['host'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert hooks.peak_memory()["host"] > 600_000_000
+    assert 50_000_000 < int(done.stdout) < hooks.peak_memory()["host"] - 100_000_000

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from det_transfer import run_folder
+from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
 from det_transfer.evaluation.paired import match_run, paired_intervals
+from tools import compare_runs
 
 
 def make_truth(path, images=30, categories=3):
@@ -134,3 +136,22 @@ def test_mistakes(runs, tmp_path):
     small = match_run(tmp_path / "small", "d", tmp_path / "other.json")
     with pytest.raises(ValueError, match=r"with \[5, 30\] images"):
         paired_intervals([matched(runs, "good1")], [small])
+
+
+def compare(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["compare_runs.py", *map(str, words)])
+    return run(lambda: compare_runs.main(compare_runs.parse()))
+
+
+def test_the_program(runs, monkeypatch, capsys):
+    output = runs / "out.json"
+    words = [runs / "truth.json", "--dataset", "d", "--draws", 50, "--output", output]
+    sides = ["--side", f"bad={runs}/bad?", "--side", f"good={runs}/good?"]
+    assert compare(monkeypatch, *words, *sides) == 0
+    assert "good - bad" in capsys.readouterr().out
+    found = json.loads(output.read_text())["results"]["good - bad"]["AP"]
+    assert found["min"] < found["median"] < found["max"]
+    assert compare(monkeypatch, *words, *sides[:2]) == 2
+    assert "at least two sides" in capsys.readouterr().err
+    assert compare(monkeypatch, *words, *sides, "--side", "x=/nowhere*") == 2
+    assert "no folder is '/nowhere*'" in capsys.readouterr().err

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -34,6 +33,8 @@ from det_transfer.config import load_config
 from det_transfer.data.synthetic import synthetic_batch
 from det_transfer.engine.checkpoint import TransferCheckpointer
 from det_transfer.engine.detection import DetectionTrainer
+from det_transfer.engine.hooks import peak_memory
+from det_transfer.engine.launch import quiet
 from det_transfer.engine.optimizer import build_optimizer
 from det_transfer.engine.precision import autocast
 from det_transfer.reuse import trunk_of
@@ -170,9 +171,7 @@ def peak_of(side: Side, args: argparse.Namespace) -> int:
     step = training_step(side, args)
     for _ in range(3):
         step()
-    if args.device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()[args.device.replace("cpu", "host")]
 
 
 def checkpoint(side: Side, args: argparse.Namespace) -> dict[str, float]:
@@ -208,6 +207,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    quiet()
     if args.memory_of:
         print(peak_of(STEPS[args.memory_of], args))
         return

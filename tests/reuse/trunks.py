@@ -34,7 +34,8 @@ TRUNKS = {
         BottleneckBlock, bottleneck_channels=16, num_groups=4
     ),
     "resnet": lambda: TimmBackbone("resnet14t", ["res2", "res3"]),
-    "resnet-rs": lambda: TimmBackbone("seresnext26ts", ["res2", "res3"]),
+    "resnet-rs": lambda: TimmBackbone("resnetrs50", ["res2", "res3"]),
+    "resnext": lambda: TimmBackbone("seresnext26ts", ["res2", "res3"]),
     "regnet": lambda: TimmBackbone("regnety_002", ["res2", "res3"]),
     "efficientnet": lambda: TimmBackbone("tf_efficientnet_lite0", ["res2", "res3"]),
     "convnext": lambda: TimmBackbone("convnext_tiny", ["res2", "res3"]),

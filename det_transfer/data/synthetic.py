@@ -42,7 +42,7 @@ def _sample(cfg: CfgNode, size: int, generator: torch.Generator) -> dict[str, An
 
 
 def _classes(cfg: CfgNode) -> int:
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
         return cfg.MODEL.RETINANET.NUM_CLASSES
     return cfg.MODEL.ROI_HEADS.NUM_CLASSES
 

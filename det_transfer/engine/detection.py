@@ -7,10 +7,11 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from torch import nn
 
 from .. import run_folder
-from ..config import Config
+from ..config import Config, advice
 from ..data import (
     build_test_loader,
     build_train_loader,
@@ -22,6 +23,7 @@ from ..data import (
 )
 from ..errors import UserError
 from ..evaluation import build_evaluator
+from ..modeling.levels import check_levels
 from ..reuse import channels_last, format_table, reuse, reuse_table, trainable_line, trunk_of
 from .trainer import TransferTrainer
 
@@ -34,8 +36,13 @@ def prepare(config: Config) -> list[str | None]:
     """Register the datasets of the config, take the class count from them, and check them."""
     if not config.cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name a dataset; the classes come from it")
+    check_levels(config.cfg)
     register_datasets(config.cfg)
-    lines = [take_class_count(config), *check_datasets(config.cfg)]
+    lines = [
+        take_class_count(config),
+        *check_datasets(config.cfg),
+        *advice(config.cfg, comm.get_world_size()),
+    ]
     for name in config.cfg.DATASETS.TEST:  # says now what it would say after the training
         DetectionTrainer.build_evaluator(config.cfg, name)
     return lines

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from ..errors import UserError, own_words
+from .allocator import keep_freed_memory
 from .selection import EarlyStop
 
 __all__ = ["USER_ERROR", "launch", "quiet", "run"]
@@ -35,6 +36,7 @@ USER_ERROR = 2  # exit code of a user's mistake; a bug of ours is a traceback an
 def run(main: Callable[..., object], *args: object) -> int:
     """Call `main`; say a user's mistake on stderr in plain lines. Returns the exit code."""
     quiet()
+    keep_freed_memory()
     try:
         main(*args)
     except UserError as error:

@@ -1,5 +1,27 @@
 """Detectron2 modules: importing this registers them."""
 
-from .backbone import DECODERS, TimmBackbone, build_reuse_backbone, build_timm_backbone
+from .backbone import (
+    DECODERS,
+    NASFPN,
+    ConvDecoder,
+    TimmBackbone,
+    build_reuse_backbone,
+    build_timm_backbone,
+)
+from .meta_arch import TransferRetinaNet
+from .proposal_generator import TransferRPNHead
+from .roi_heads import TransferBoxHead, TransferCascadeROIHeads, TransferMaskHead
 
-__all__ = ["DECODERS", "TimmBackbone", "build_reuse_backbone", "build_timm_backbone"]
+__all__ = [
+    "DECODERS",
+    "NASFPN",
+    "ConvDecoder",
+    "TimmBackbone",
+    "TransferBoxHead",
+    "TransferCascadeROIHeads",
+    "TransferMaskHead",
+    "TransferRPNHead",
+    "TransferRetinaNet",
+    "build_reuse_backbone",
+    "build_timm_backbone",
+]

@@ -16,7 +16,8 @@ from det_transfer.engine.setup import setup
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 PLANS = sorted((CONFIGS / "plans").glob("*.yaml"))
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path not in PLANS)
+BASES = sorted((CONFIGS / "base").glob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path not in [*PLANS, *BASES])
 IDS = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 # What makes any recipe small enough for two iterations on one core.
@@ -27,6 +28,8 @@ SMALL = {
     "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
     "MODEL.ROI_HEADS.NUM_CLASSES": 0,
+    "MODEL.RETINANET.NUM_CLASSES": 0,
+    "MODEL.REUSE.NORM": "BN",  # SyncBN is torch's, which needs CUDA
     "INPUT.MIN_SIZE_TRAIN": (96,),
     "INPUT.MAX_SIZE_TRAIN": 128,
     "INPUT.MIN_SIZE_TEST": 96,
@@ -79,7 +82,24 @@ def test_base_chains_are_short(path):
     assert depth <= 2
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "frozen_cascade_lvis.yaml"])
+def test_no_base_is_left_over():
+    used = {(p.parent / yaml.safe_load(p.read_text()).get("_BASE_", ".")).resolve() for p in FILES}
+    used |= {(p.parent / yaml.safe_load(p.read_text()).get("_BASE_", ".")).resolve() for p in BASES}
+    assert set(BASES) <= used
+
+
+# One for each mechanism.
+MECHANISMS = [
+    "quickstart.yaml",
+    "frozen_cascade_lvis.yaml",
+    "coco/rcnn_resnetrs50_nasfpn_cascade_frozen_600ep.yaml",
+    "coco/rcnn_r50_fpn_frozen_72ep.yaml",
+    "coco/rcnn_resnetrs101_2conv_frozen_72ep.yaml",
+    "coco/retinanet_resnetrs101_nasfpn_frozen_72ep.yaml",
+]
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_two_iterations(name, tiny_lvis, tmp_path):
     two_iterations(CONFIGS / name, tiny_lvis, tmp_path)
 

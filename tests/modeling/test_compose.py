@@ -107,7 +107,7 @@ def test_no_decoder():
         ({"MODEL.TRUNK.NAME": "build_reuse_backbone"}, "MODEL.TRUNK.NAME"),
         (
             {"MODEL.FPN.IN_FEATURES": ["res3", "res6"]},
-            r"the trunk \(build_timm_backbone\) gives \['res2', 'res3', 'res4', 'res5'\]",
+            r"the trunk gives \['res2', 'res3', 'res4', 'res5'\]",
         ),
         ({"MODEL.FPN.IN_FEATURES": []}, "MODEL.FPN.IN_FEATURES"),
         ({"MODEL.FPN.IN_FEATURES": ["res3", "res5"]}, "without a gap"),

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Speed, memory and checkpoints of the modes of reuse, against stock Detectron2.
 
-R-50 FPN Faster R-CNN, random weights, one made-up batch for all. Sides take turns, a step each a
-round, so that whatever else the machine does disturbs all alike; medians over rounds. Peak memory
-is that of a process of its own for each side.
+R-50 FPN Faster R-CNN, random weights, one made-up batch for all. Each side has a process of its
+own, set up as it would be for training. They take turns, a step each a round, so that whatever else
+the machine does disturbs all alike; medians over rounds.
 
     python tools/benchmarks/reuse_modes.py --output docs/results/benchmark_reuse_modes.json
     python tools/benchmarks/reuse_modes.py --device cuda --batch 16 --size 1024
@@ -11,16 +11,17 @@ is that of a process of its own for each side.
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from detectron2.utils.events import EventStorage
 
 from det_transfer.config import load_config
 from det_transfer.data.synthetic import synthetic_batch
+from det_transfer.engine.allocator import keep_freed_memory
 from det_transfer.engine.checkpoint import TransferCheckpointer
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.hooks import peak_memory
@@ -136,42 +138,49 @@ def trunk_forward(side: Side, args: argparse.Namespace) -> Callable[[], None]:
     return step
 
 
-def interleaved(steps: dict[str, Callable[[], None]], args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each side: median and extremes."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(args.rounds + 2):  # two to warm up: twins, compilation, oneDNN's caches
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if args.device == "cuda":
-                torch.cuda.synchronize()
-            if round_ >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {
-        name: {
-            "median": statistics.median(seconds),
-            "min": min(seconds),
-            "max": max(seconds),
-        }
-        for name, seconds in times.items()
-    }
+# What is measured: table of sides, what a side does.
+KINDS = {"trunk": (TRUNKS, trunk_forward), "step": (STEPS, training_step)}
 
 
-def memory(name: str, args: argparse.Namespace) -> int:
-    """Peak bytes of a process that takes three steps of a side."""
-    words = ["--memory-of", name, "--device", args.device]
-    words += ["--batch", str(args.batch), "--size", str(args.size)]
-    done = subprocess.run(
-        [sys.executable, __file__, *words], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    return int(done.stdout.splitlines()[-1])
-
-
-def peak_of(side: Side, args: argparse.Namespace) -> int:
-    step = training_step(side, args)
-    for _ in range(3):
+def serve(kind: str, name: str, args: argparse.Namespace, pipe: Connection) -> None:
+    """A side's process: seconds of a step for each word, and at the end peak bytes."""
+    quiet()
+    if not name.startswith("stock"):  # as our train_net.py does
+        keep_freed_memory()
+    sides, make = KINDS[kind]
+    step = make(sides[name], args)
+    while pipe.recv():
+        start = time.perf_counter()
         step()
-    return peak_memory()[args.device.replace("cpu", "host")]
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        pipe.send(time.perf_counter() - start)
+    pipe.send(peak_memory()[args.device.replace("cpu", "host")])
+
+
+def interleaved(kind: str, args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:
+    """Seconds of each side (median and extremes), and the peak bytes of its process."""
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name in KINDS[kind][0]:
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(kind, name, args, theirs), daemon=True).start()
+    times: dict[str, list[float]] = {name: [] for name in pipes}
+    for round_ in range(args.rounds + 2):  # two to warm up: twins, compilation, oneDNN's caches
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            seconds = pipe.recv()
+            if round_ >= 2:
+                times[name].append(seconds)
+    peaks = {}
+    for name, pipe in pipes.items():
+        pipe.send(False)
+        peaks[name] = pipe.recv()
+    summary = {
+        name: {"median": statistics.median(taken), "min": min(taken), "max": max(taken)}
+        for name, taken in times.items()
+    }
+    return summary, peaks
 
 
 def checkpoint(side: Side, args: argparse.Namespace) -> dict[str, float]:
@@ -205,17 +214,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320, help="their side in pixels")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, help="write the numbers as json")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     quiet()
-    if args.memory_of:
-        print(peak_of(STEPS[args.memory_of], args))
-        return
-    measured = {
-        "trunk": interleaved({n: trunk_forward(s, args) for n, s in TRUNKS.items()}, args),
-        "step": interleaved({n: training_step(s, args) for n, s in STEPS.items()}, args),
-        "memory": {name: memory(name, args) for name in STEPS},
-    }
+    measured = {"trunk": interleaved("trunk", args)[0]}
+    measured["step"], measured["memory"] = interleaved("step", args)
     saved = {n: checkpoint(STEPS[n], args) for n in ("frozen, fast, fp32", "finetune, fp32")}
     report = {
         "title": "Benchmark: modes of reuse",

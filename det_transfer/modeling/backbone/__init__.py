@@ -1,6 +1,15 @@
 """Trunks and the decoders on them."""
 
 from .compose import DECODERS, build_reuse_backbone
+from .conv_decoder import ConvDecoder
+from .nasfpn import NASFPN
 from .timm import TimmBackbone, build_timm_backbone
 
-__all__ = ["DECODERS", "TimmBackbone", "build_reuse_backbone", "build_timm_backbone"]
+__all__ = [
+    "DECODERS",
+    "NASFPN",
+    "ConvDecoder",
+    "TimmBackbone",
+    "build_reuse_backbone",
+    "build_timm_backbone",
+]

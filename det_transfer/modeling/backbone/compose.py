@@ -1,18 +1,31 @@
 """A trunk in its mode of reuse, with a decoder on it: ``build_reuse_backbone``."""
 
-import itertools
 from collections.abc import Callable
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from torch import nn
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 from ...errors import UserError, nearest
 from ...reuse import reuse
+from .conv_decoder import ConvDecoder
+from .fpn import build_fpn
+from .nasfpn import NASFPN
 
 __all__ = ["DECODERS", "build_reuse_backbone"]
+
+
+def _without(cfg: CfgNode, trunk: Backbone) -> Backbone:
+    return trunk
+
+
+# MODEL.DECODER.NAME -> builder(cfg, trunk). A new decoder is a new entry.
+DECODERS: dict[str, Callable[[CfgNode, Backbone], Backbone]] = {
+    "": _without,
+    "fpn": build_fpn,
+    "nasfpn": NASFPN,
+    "conv": ConvDecoder,
+}
 
 
 @BACKBONE_REGISTRY.register()
@@ -39,54 +52,3 @@ def _entry(table: dict[str, Callable], name: str, key: str) -> Callable:
         known = nearest(name, table) or sorted(table)
         raise UserError(f"{key} is {name!r}, which does not exist; there is {', '.join(known)}")
     return table[name]
-
-
-def _without(cfg: CfgNode, trunk: Backbone) -> Backbone:
-    return trunk
-
-
-def _fpn(cfg: CfgNode, trunk: Backbone) -> FPN:
-    """Detectron2's FPN with ``MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}``."""
-    in_features = cfg.MODEL.FPN.IN_FEATURES
-    shapes = trunk.output_shape()
-    unknown = [name for name in in_features if name not in shapes]
-    if unknown or not in_features:
-        raise UserError(
-            f"MODEL.FPN.IN_FEATURES {list(in_features)}: the trunk "
-            f"({cfg.MODEL.TRUNK.NAME}) gives {list(shapes)}"
-        )
-    strides = [shapes[name].stride for name in in_features]
-    if any(b != 2 * a for a, b in itertools.pairwise(strides)):
-        raise UserError(
-            f"MODEL.FPN.IN_FEATURES {list(in_features)} have strides {strides}; FPN needs each "
-            "twice the one before it, fine to coarse, without a gap"
-        )
-    fpn = FPN(
-        bottom_up=trunk,
-        in_features=in_features,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=_top_block(cfg, in_features[-1], shapes[in_features[-1]]),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
-    # Detectron2 takes the coarsest stride in use; a trunk with coarser layers inside needs more.
-    fpn._size_divisibility = max(fpn.size_divisibility, trunk.size_divisibility)
-    return fpn
-
-
-def _top_block(cfg: CfgNode, coarsest: str, shape: ShapeSpec) -> nn.Module | None:
-    """The levels above the FPN's coarsest."""
-    name = cfg.MODEL.FPN.TOP_BLOCK
-    if name == "maxpool":  # Source: Lin et al. 2017 (FPN), section 4.1, footnote on P6
-        block = LastLevelMaxPool()
-        block.in_feature = f"p{shape.stride.bit_length() - 1}"  # Detectron2 takes p5 for granted
-        return block
-    if name == "p6p7":  # Source: Lin et al. 2017 (RetinaNet), section 4
-        return LastLevelP6P7(shape.channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=coarsest)
-    if name == "":
-        return None
-    raise UserError(f"MODEL.FPN.TOP_BLOCK is {name!r}; it can be 'maxpool', 'p6p7' or ''")
-
-
-# MODEL.DECODER.NAME -> builder(cfg, trunk). A new decoder is a new entry.
-DECODERS: dict[str, Callable[[CfgNode, Backbone], Backbone]] = {"": _without, "fpn": _fpn}

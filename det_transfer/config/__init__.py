@@ -1,0 +1,21 @@
+"""Every config key that det_transfer adds to Detectron2's, and how a config is read and checked.
+
+Reading goes in this order: Detectron2's defaults, ours (:func:`add_det_transfer_config`), the YAML
+with its ``_BASE_``, the command line; then what follows from the data and the batch
+(:func:`scale_learning_rate`; the class count in ``data.catalog``); then :func:`validate`.
+"""
+
+from .keys import add_det_transfer_config
+from .reading import Config, differences, leaves, load_config, scale_learning_rate
+from .validation import advice, validate
+
+__all__ = [
+    "Config",
+    "add_det_transfer_config",
+    "advice",
+    "differences",
+    "leaves",
+    "load_config",
+    "scale_learning_rate",
+    "validate",
+]

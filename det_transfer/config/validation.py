@@ -1,0 +1,289 @@
+"""What can be wrong with a config, known from the config alone."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..errors import nearest, raise_all
+from .reading import leaves
+
+__all__ = ["advice", "validate"]
+
+_CHOICES = {
+    "MODEL.REUSE.DROPOUT": ("off", "kept"),
+    "MODEL.REUSE.NORM": ("BN", "SyncBN", "GN"),
+    "MODEL.ADAPTERS.KIND": ("parallel", "series"),
+    "MODEL.ADAPTERS.NORM": ("none", "own", "task"),
+    "MODEL.ADAPTERS.LAYERS": ("spatial", "pointwise", "all"),
+    "MODEL.ADAPTERS.GROUPED": ("pointwise", "alike"),
+    "MODEL.FPN.TOP_BLOCK": ("maxpool", "p6p7", ""),
+    "MODEL.CONV_DECODER.TOP_BLOCK": ("maxpool", "p6p7", ""),
+    "MODEL.NASFPN.ACTIVATION": ("relu", "swish"),
+    "MODEL.NASFPN.BLOCK": ("plain", "bottleneck"),
+    "MODEL.RPN.ACTIVATION": ("relu", "swish"),
+    "MODEL.ROI_BOX_HEAD.ACTIVATION": ("relu", "swish"),
+    "MODEL.ROI_MASK_HEAD.ACTIVATION": ("relu", "swish"),
+    "MODEL.ROI_BOX_CASCADE_HEAD.LOSS": ("sum", "mean"),
+    "MODEL.ROI_BOX_CASCADE_HEAD.ENSEMBLE": ("probabilities", "logits"),
+    "MODEL.ROI_BOX_CASCADE_HEAD.MASK_PROPOSALS": ("first", "last"),
+    "TEST.BEST.MODE": ("max", "min"),
+    "SOLVER.AMP.DTYPE": ("fp16", "bf16", "auto"),
+    "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    # Of Detectron2's train loader.
+    "DATALOADER.SAMPLER_TRAIN": (
+        "TrainingSampler",
+        "RepeatFactorTrainingSampler",
+        "RandomSubsetTrainingSampler",
+    ),
+}
+_POSITIVE = (
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.BASE_LR",
+    "SOLVER.ACCUMULATE",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "INPUT.LSJ.SIZE",
+    "MODEL.NASFPN.CHANNELS",
+    "MODEL.NASFPN.REPEATS",
+    "MODEL.CONV_DECODER.CHANNELS",
+    "MODEL.CONV_DECODER.NUM_CONV",
+)
+
+
+def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
+    """Check what can be known from the config alone; all errors at once.
+
+    Args:
+        explicit: keys that the user named, see :class:`Config`
+
+    Raises:
+        UserError: one line for each key that is wrong or contradicts another
+    """
+    values = dict(leaves(cfg))
+    raise_all(
+        [
+            *(
+                f"{key} is {values[key]!r}; it can be {' or '.join(map(repr, choices))}"
+                for key, choices in _CHOICES.items()
+                if values[key] not in choices
+            ),
+            *(f"{key} is {values[key]}; it must be > 0" for key in _POSITIVE if values[key] <= 0),
+            *_reuse_problems(cfg, explicit),
+            *_head_problems(cfg, values),
+            *_input_problems(cfg),
+            *_norm_problems(cfg),
+            *_solver_problems(cfg),
+            *_test_problems(cfg),
+        ]
+    )
+
+
+def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
+    reuse = cfg.MODEL.REUSE
+    mode = reuse.MODE
+    freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
+    all_frozen = mode == "frozen" and freeze_at >= 5
+    if mode and "MODEL.BACKBONE.FREEZE_AT" in explicit and not all_frozen:
+        yield (
+            f"MODEL.BACKBONE.FREEZE_AT {freeze_at} contradicts MODEL.REUSE.MODE {mode!r}, which "
+            "decides alone what is frozen; leave one of them out (mode 'partial' freezes "
+            "MODEL.REUSE.STAGES)"
+        )
+    if "adapters" not in mode:
+        adapters = sorted(key for key in explicit if key.startswith("MODEL.ADAPTERS."))
+        if adapters and mode:
+            yield f"{adapters[0]} is for modes with adapters; MODEL.REUSE.MODE is {mode!r}"
+    if mode == "partial" and not (reuse.STAGES or reuse.PATTERNS):
+        yield "MODEL.REUSE.MODE 'partial' needs MODEL.REUSE.STAGES or MODEL.REUSE.PATTERNS"
+    for key in ("STAGES", "PATTERNS"):
+        if reuse[key] and mode != "partial":
+            yield f"MODEL.REUSE.{key} is for MODEL.REUSE.MODE 'partial'; the mode is {mode!r}"
+    if reuse.FAST and (mode != "frozen" or reuse.DROPOUT != "off"):
+        yield (
+            f"MODEL.REUSE.FAST is for MODEL.REUSE.MODE 'frozen' with DROPOUT 'off'; here it is "
+            f"{mode!r} with {reuse.DROPOUT!r}"
+        )
+    if reuse.COMPILE and not reuse.FAST:
+        yield "MODEL.REUSE.COMPILE needs MODEL.REUSE.FAST True"
+    for key in ("LR_MULT", "WEIGHT_DECAY"):
+        for entry in reuse[key]:
+            if not _is_part_and_number(entry):
+                yield (
+                    f"MODEL.REUSE.{key} has {entry!r}; each entry is [part, number >= 0], e.g. "
+                    "['trunk', 0.1]"
+                )
+    if cfg.MODEL.TRUNK.NAME == "build_timm_backbone" and not cfg.MODEL.TIMM.NAME:
+        yield "MODEL.TIMM.NAME is empty; name a timm model, e.g. tf_efficientnet_lite0"
+
+
+def _is_part_and_number(entry: Any) -> bool:
+    sound = isinstance(entry, list | tuple) and len(entry) == 2
+    return (
+        sound and isinstance(entry[0], str) and isinstance(entry[1], int | float) and entry[1] >= 0
+    )
+
+
+# Keys that only some heads of ours know: key prefix -> (key of the head, the head).
+_NEEDS = {
+    "MODEL.RPN.NORM": ("MODEL.RPN.HEAD_NAME", "TransferRPNHead"),
+    "MODEL.RPN.ACTIVATION": ("MODEL.RPN.HEAD_NAME", "TransferRPNHead"),
+    "MODEL.ROI_BOX_HEAD.ACTIVATION": ("MODEL.ROI_BOX_HEAD.NAME", "TransferBoxHead"),
+    "MODEL.ROI_MASK_HEAD.ACTIVATION": ("MODEL.ROI_MASK_HEAD.NAME", "TransferMaskHead"),
+    "MODEL.ROI_BOX_CASCADE_HEAD.LOSS": ("MODEL.ROI_HEADS.NAME", "TransferCascadeROIHeads"),
+    "MODEL.ROI_BOX_CASCADE_HEAD.ENSEMBLE": ("MODEL.ROI_HEADS.NAME", "TransferCascadeROIHeads"),
+    "MODEL.ROI_BOX_CASCADE_HEAD.MASK_PROPOSALS": (
+        "MODEL.ROI_HEADS.NAME",
+        "TransferCascadeROIHeads",
+    ),
+}
+# What these keys are where nobody has chosen anything.
+_AS_DETECTRON2 = ("", "relu", "sum", "probabilities", "first")
+
+
+def _head_problems(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
+    for key, (name_key, name) in _NEEDS.items():
+        # A head of the user's own may well read the key.
+        stock = values[name_key] in _STOCK_HEADS
+        if values[key] not in _AS_DETECTRON2 and stock:
+            yield f"{key} {values[key]!r} needs {name_key} {name}; it is {values[name_key]}"
+    if "Cascade" in cfg.MODEL.ROI_HEADS.NAME and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        yield from _cascade_problems(cfg)
+
+
+_STOCK_HEADS = (
+    "StandardRPNHead",
+    "FastRCNNConvFCHead",
+    "MaskRCNNConvUpsampleHead",
+    "StandardROIHeads",
+    "Res5ROIHeads",
+    "CascadeROIHeads",
+)
+
+
+def _cascade_problems(cfg: CfgNode) -> Iterator[str]:
+    options = cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    ious = tuple(options.IOUS)
+    key = f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {ious}"
+    if any(b <= a for a, b in itertools.pairwise(ious)):
+        yield f"{key} must increase, as from (0.5, 0.6, 0.7)"
+    first = list(cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS)
+    if list(ious[:1]) != first:
+        yield (
+            f"{key} must begin as MODEL.ROI_HEADS.IOU_THRESHOLDS {first}, by which proposals are "
+            f"sampled; set that to {list(ious[:1])}"
+        )
+    if len(options.BBOX_REG_WEIGHTS) != len(ious):
+        yield (
+            f"{key} are {len(ious)} stages, MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS "
+            f"{len(options.BBOX_REG_WEIGHTS)}"
+        )
+    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        yield (
+            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False: the stages of a cascade hand on "
+            "one box, whatever its class; set it to True"
+        )
+
+
+def _input_problems(cfg: CfgNode) -> Iterator[str]:
+    low, high = cfg.INPUT.LSJ.MIN_SCALE, cfg.INPUT.LSJ.MAX_SCALE
+    if not 0 < low <= high:
+        yield f"INPUT.LSJ.MIN_SCALE {low} and MAX_SCALE {high} must be 0 < MIN_SCALE <= MAX_SCALE"
+    if cfg.INPUT.LSJ.ENABLED and cfg.INPUT.CROP.ENABLED:
+        yield "INPUT.LSJ.ENABLED and INPUT.CROP.ENABLED are both on; large-scale jitter crops alone"
+    for entry in cfg.DATASETS.CUSTOM:
+        sound = isinstance(entry, list | tuple) and len(entry) == 3
+        if not sound or not all(isinstance(part, str) for part in entry):
+            yield f"DATASETS.CUSTOM has {entry!r}; each entry is [name, json file, image folder]"
+
+
+def _solver_problems(cfg: CfgNode) -> Iterator[str]:
+    solver = cfg.SOLVER
+    steps = list(solver.STEPS)
+    if steps != sorted(set(steps)):
+        yield f"SOLVER.STEPS {tuple(steps)} must increase"
+    if solver.MAX_ITER in steps:  # later ones Detectron2 leaves out with a warning
+        yield f"SOLVER.STEPS {tuple(steps)} must end before SOLVER.MAX_ITER {solver.MAX_ITER}"
+    amp = solver.AMP
+    if amp.ENABLED and amp.DTYPE == "fp16" and not cfg.MODEL.DEVICE.startswith("cuda"):
+        yield (
+            f"SOLVER.AMP.DTYPE 'fp16' needs CUDA but MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; "
+            "set SOLVER.AMP.DTYPE to 'bf16' or 'auto'"
+        )
+    if solver.IMS_PER_BATCH % max(solver.ACCUMULATE, 1):
+        yield (
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} cannot be cut into SOLVER.ACCUMULATE "
+            f"{solver.ACCUMULATE} equal parts"
+        )
+    if not 0 <= solver.EMA.DECAY < 1:
+        yield f"SOLVER.EMA.DECAY is {solver.EMA.DECAY}; it must be 0 <= DECAY < 1"
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.BASE_LR_END > solver.BASE_LR:
+        yield f"SOLVER.BASE_LR_END {solver.BASE_LR_END} is above SOLVER.BASE_LR {solver.BASE_LR}"
+    if solver.LR_SCHEDULER_NAME not in _SCHEDULES:
+        near = nearest(solver.LR_SCHEDULER_NAME, _SCHEDULES) or _SCHEDULES
+        yield (
+            f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}; "
+            f"it can be {' or '.join(near)}"
+        )
+
+
+# Of Detectron2's build_lr_scheduler.
+_SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+
+
+def _norm_problems(cfg: CfgNode) -> Iterator[str]:
+    if cfg.MODEL.DEVICE.startswith("cuda"):
+        return
+    for key, value in leaves(cfg.MODEL, "MODEL."):
+        if key.endswith(".NORM") and value == "SyncBN":
+            others = "'BN' or 'GN'" if key == "MODEL.REUSE.NORM" else "'naiveSyncBN_N' or 'GN'"
+            yield f"{key} 'SyncBN' is torch's, which needs CUDA; on the CPU take {others}"
+
+
+def _test_problems(cfg: CfgNode) -> Iterator[str]:
+    best = cfg.TEST.BEST
+    if best.METRIC and not cfg.TEST.EVAL_PERIOD:
+        yield (
+            f"TEST.BEST.METRIC {best.METRIC!r} needs evaluations while training: set "
+            "TEST.EVAL_PERIOD"
+        )
+    if best.PATIENCE and not best.METRIC:
+        yield "TEST.BEST.PATIENCE needs TEST.BEST.METRIC, e.g. bbox/AP"
+    if best.METRIC.startswith("validation/"):
+        if not cfg.TEST.VALIDATION_LOSS:
+            yield f"TEST.BEST.METRIC {best.METRIC!r} needs TEST.VALIDATION_LOSS True"
+        if best.MODE == "max":
+            yield f"TEST.BEST.METRIC {best.METRIC!r} is a loss: set TEST.BEST.MODE min"
+    if cfg.TEST.AUG.ENABLED:
+        yield "TEST.AUG.ENABLED: test-time augmentation is not done here; set it to False"
+    if cfg.DETERMINISTIC and cfg.CUDNN_BENCHMARK:
+        yield "DETERMINISTIC and CUDNN_BENCHMARK are both on; the latter chooses by time"
+
+
+# Fewer images than this give batch norm poor statistics. Source: Wu and He 2018 (Group
+# Normalization), figure 1: its error grows below 8.
+_FEW_IMAGES = 8
+
+
+def advice(cfg: CfgNode, processes: int) -> list[str]:
+    """A line for each norm of decoder and heads that takes its statistics over too few images."""
+    model = cfg.MODEL
+    retina = "RetinaNet" in model.META_ARCHITECTURE
+    heads = ["RETINANET"] if retina else ["RPN", "ROI_BOX_HEAD"]
+    if model.MASK_ON and not retina:
+        heads.append("ROI_MASK_HEAD")
+    decoder = {"fpn": "FPN", "nasfpn": "NASFPN", "conv": "CONV_DECODER"}.get(model.DECODER.NAME)
+    parts = [decoder, *heads] if decoder else heads
+    total = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
+    lines = []
+    for part in parts:
+        norm = model[part].NORM
+        images = total if "Sync" in norm else total // processes
+        if norm.endswith(("BN", "BN_N")) and norm != "FrozenBN" and images < _FEW_IMAGES:
+            lines.append(
+                f"MODEL.{part}.NORM {norm!r} takes its statistics over {images} images, which is "
+                f"few: below {_FEW_IMAGES} 'GN' learns better"
+            )
+    return lines

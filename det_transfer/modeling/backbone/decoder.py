@@ -1,0 +1,69 @@
+"""What decoders have in common: they stand on a trunk and give features of several strides."""
+
+import itertools
+from collections.abc import Sequence
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from torch import nn
+
+from ...errors import UserError
+
+__all__ = ["TOP_BLOCKS", "check_norm", "level_of", "top_block", "trunk_levels"]
+
+TOP_BLOCKS = ("maxpool", "p6p7", "")
+
+
+def level_of(stride: int) -> int:
+    """Features of stride 2**k pixels are of level k."""
+    return stride.bit_length() - 1
+
+
+def trunk_levels(trunk: Backbone, in_features: Sequence[str], key: str) -> dict[int, ShapeSpec]:
+    """Level -> shape of the features of a trunk that a decoder takes.
+
+    Args:
+        in_features: their names, fine to coarse
+        key: of the config, for errors
+
+    Raises:
+        UserError: the trunk lacks one of them, or a level is missing between two
+    """
+    shapes = trunk.output_shape()
+    if not in_features or set(in_features) - set(shapes):
+        raise UserError(f"{key} {list(in_features)}: the trunk gives {list(shapes)}")
+    strides = [shapes[name].stride for name in in_features]
+    if any(b != 2 * a for a, b in itertools.pairwise(strides)):
+        raise UserError(
+            f"{key} {list(in_features)} have strides {strides}; each must be twice the one before "
+            "it, fine to coarse, without a gap"
+        )
+    return {level_of(shapes[name].stride): shapes[name] for name in in_features}
+
+
+def top_block(
+    name: str, coarsest: str, shape: ShapeSpec, channels: int, key: str
+) -> nn.Module | None:
+    """The levels above a decoder's coarsest, by a name of :data:`TOP_BLOCKS`.
+
+    Args:
+        coarsest: the trunk's feature of the decoder's coarsest level, and its shape
+        channels: of the decoder's features
+        key: of the config, for errors
+    """
+    if name == "maxpool":  # Source: Lin et al. 2017 (FPN), section 4.1, footnote on P6
+        block = LastLevelMaxPool()
+        block.in_feature = f"p{level_of(shape.stride)}"  # Detectron2 takes p5 for granted
+        return block
+    if name == "p6p7":  # Source: Lin et al. 2017 (RetinaNet), section 4
+        return LastLevelP6P7(shape.channels, channels, in_feature=coarsest)
+    if name == "":
+        return None
+    raise UserError(f"{key} is {name!r}; it can be {' or '.join(map(repr, TOP_BLOCKS))}")
+
+
+def check_norm(norm: str, channels: int, key: str) -> None:
+    """Refuse channels that Detectron2's GroupNorm, of 32 groups, cannot take."""
+    if norm == "GN" and channels % 32:
+        raise UserError(f"{key} is {channels}; under NORM 'GN' it must be a multiple of 32")

@@ -1,0 +1,5 @@
+"""Whole detectors."""
+
+from .retinanet import TransferRetinaNet
+
+__all__ = ["TransferRetinaNet"]

@@ -1,0 +1,5 @@
+"""Region proposals."""
+
+from .rpn import TransferRPNHead
+
+__all__ = ["TransferRPNHead"]

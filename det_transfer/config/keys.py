@@ -16,7 +16,8 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # str: what stands between trunk and heads: "fpn" (MODEL.FPN), "nasfpn", "conv", or "" for the
     # trunk's features as they are.
     cfg.MODEL.DECODER.NAME = "fpn"
-    # str: the coarser levels above the FPN: "maxpool" (P6, Faster R-CNN), "p6p7" (RetinaNet), "".
+    # str: the coarser levels above the FPN: "maxpool" (P6, Faster R-CNN), "p6" (the same by a
+    # convolution, the authors'), "p6p7" (RetinaNet), "".
     cfg.MODEL.FPN.TOP_BLOCK = "maxpool"
 
     # -- NAS-FPN, whose features are p3 to p7; see det_transfer.modeling.backbone.nasfpn

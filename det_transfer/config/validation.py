@@ -18,8 +18,8 @@ _CHOICES = {
     "MODEL.ADAPTERS.NORM": ("none", "own", "task"),
     "MODEL.ADAPTERS.LAYERS": ("spatial", "pointwise", "all"),
     "MODEL.ADAPTERS.GROUPED": ("pointwise", "alike"),
-    "MODEL.FPN.TOP_BLOCK": ("maxpool", "p6p7", ""),
-    "MODEL.CONV_DECODER.TOP_BLOCK": ("maxpool", "p6p7", ""),
+    "MODEL.FPN.TOP_BLOCK": ("maxpool", "p6", "p6p7", ""),
+    "MODEL.CONV_DECODER.TOP_BLOCK": ("maxpool", "p6", "p6p7", ""),
     "MODEL.NASFPN.ACTIVATION": ("relu", "swish"),
     "MODEL.NASFPN.BLOCK": ("plain", "bottleneck"),
     "MODEL.RPN.ACTIVATION": ("relu", "swish"),
@@ -157,8 +157,6 @@ _STOCK_HEADS = (
     "StandardRPNHead",
     "FastRCNNConvFCHead",
     "MaskRCNNConvUpsampleHead",
-    "StandardROIHeads",
-    "Res5ROIHeads",
     "CascadeROIHeads",
 )
 

@@ -52,6 +52,7 @@ def test_is_valid_and_builds(path, tiny_lvis):
     config = load_config(str(path), ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()"])
     cfg = config.cfg
     cfg.MODEL.DEVICE = "meta"  # no memory, no time
+    cfg.MODEL.REUSE.NORM = "BN"  # SyncBN is torch's, which needs CUDA
     if "MODEL.ROI_HEADS.NUM_CLASSES" in config.explicit and not cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         take_class_count(config)
     validate(cfg, config.explicit)
@@ -120,11 +121,79 @@ def two_iterations(path, data, folder):
     results = trainer.train()
     after = trainer.model.state_dict()
     moved = {k.split(".")[0] for k in after if not torch.equal(after[k], before[k])}
-    assert {"backbone", "proposal_generator", "roi_heads"} <= moved
+    retina = "RetinaNet" in trainer.cfg.MODEL.META_ARCHITECTURE
+    heads = {"head"} if retina else {"proposal_generator", "roi_heads"}
+    assert {"backbone", *heads} <= moved
     trunk = [k for k in after if k.startswith("backbone.bottom_up")]
     assert trunk
     assert all(torch.equal(after[k], before[k]) for k in trunk)
     assert results["bbox"].keys() >= {"AP", "APr", "APc", "APf"}
+
+
+def parameters(name, *opts):
+    """Millions: all, trained, and by part."""
+    config = load_config(str(CONFIGS / name), ["MODEL.DEVICE", "meta", *opts])
+    with torch.device("meta"):
+        model = DetectionTrainer.build_model(config.cfg)
+    count = {
+        "decoder": [n for n, _ in model.backbone.named_children() if n != "bottom_up"],
+        "trunk": ["bottom_up"],
+    }
+    sizes = {
+        part: sum(p.numel() for n in names for p in model.backbone.get_submodule(n).parameters())
+        for part, names in count.items()
+    }
+    sizes |= {
+        "rpn": sum(p.numel() for p in model.proposal_generator.parameters()),
+        "mask": sum(
+            p.numel() for p in getattr(model.roi_heads, "mask_head", torch.nn.Module()).parameters()
+        ),
+        "all": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    sizes["box"] = sum(p.numel() for p in model.roi_heads.parameters()) - sizes["mask"]
+    return {part: size / 1e6 for part, size in sizes.items()}
+
+
+CLASSES = ("MODEL.ROI_HEADS.NUM_CLASSES", "90")  # 91 logits, as the authors have
+
+
+def test_parameters_of_the_papers_cascade():
+    """71.3 M trained of 132.9 M in table 3."""
+    found = parameters("coco/rcnn_resnetrs101_nasfpn_cascade_frozen_72ep.yaml", *CLASSES)
+    assert found["trained"] == pytest.approx(71.27, abs=0.05)
+    assert found["all"] == pytest.approx(132.9, abs=0.1)
+    seven = parameters(
+        "coco/rcnn_resnetrs101_nasfpn_cascade_frozen_72ep.yaml",
+        *CLASSES,
+        "MODEL.NASFPN.REPEATS",
+        "7",
+    )
+    assert seven["trained"] == pytest.approx(79.5, abs=0.1)  # so the paper's repeats are 5
+
+
+@pytest.mark.parametrize(
+    ("decoder", "ours", "papers"), [("fpn", 21.26, 21.9), ("nasfpn", 38.9, 40.9)]
+)
+def test_parameters_without_a_cascade_fall_short_of_the_papers(decoder, ours, papers):
+    found = parameters(f"coco/rcnn_resnetrs101_{decoder}_frozen_72ep.yaml", *CLASSES)
+    assert found["trained"] == pytest.approx(ours, abs=0.1)
+    assert papers - 2.1 < found["trained"] < papers
+
+
+def test_parameters_of_efficientnet_b7():
+    """185 M in the README of Copy-Paste.
+
+    186.7 M would be with EfficientNet's last 1x1 (640 to 2,560), which no feature comes from.
+    """
+    found = parameters("coco/mask_rcnn_efficientnetb7_nasfpn_cascade_frozen.yaml", *CLASSES)
+    assert found["decoder"] == pytest.approx(61.17, abs=0.05)
+    assert found["box"] == pytest.approx(54.39, abs=0.05)
+    assert found["mask"] == pytest.approx(4.42, abs=0.05)
+    assert found["rpn"] == pytest.approx(2.97, abs=0.05)
+    assert found["all"] == pytest.approx(185.0, abs=0.1)
+    last = (640 * 2560 + 2 * 2560) / 1e6
+    assert found["all"] + last == pytest.approx(186.7, abs=0.1)
 
 
 def test_a_missing_lvis_says_what_and_where(tmp_path, monkeypatch):

@@ -51,7 +51,9 @@ def test_resnet_under_fpn():
 
 
 @pytest.mark.parametrize(
-    ("top", "levels"), [("", 0), ("maxpool", 1), ("p6p7", 2)], ids=["none", "maxpool", "p6p7"]
+    ("top", "levels"),
+    [("", 0), ("maxpool", 1), ("p6", 1), ("p6p7", 2)],
+    ids=["none", "maxpool", "p6", "p6p7"],
 )
 @pytest.mark.parametrize("coarsest", ["res4", "res5"])
 def test_top_blocks_follow_the_coarsest_level(top, levels, coarsest):

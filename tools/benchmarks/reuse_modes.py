@@ -10,18 +10,13 @@ the machine does disturbs all alike; medians over rounds.
 """
 
 import argparse
-import contextlib
-import multiprocessing
-import os
 import platform
 import shlex
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +24,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.events import EventStorage
+from sides import Turns, machine, take_turns
 
 from det_transfer.config import load_config
 from det_transfer.data.synthetic import synthetic_batch
 from det_transfer.engine.allocator import keep_freed_memory
 from det_transfer.engine.checkpoint import TransferCheckpointer
 from det_transfer.engine.detection import DetectionTrainer
-from det_transfer.engine.hooks import peak_memory
 from det_transfer.engine.launch import quiet
 from det_transfer.engine.optimizer import build_optimizer
 from det_transfer.engine.precision import autocast
@@ -108,6 +103,8 @@ def config(side: Side, device: str) -> CfgNode:
 
 def build(side: Side, args: argparse.Namespace) -> tuple[torch.nn.Module, CfgNode]:
     torch.manual_seed(0)
+    if "MODEL.BACKBONE.NAME" in side.options:  # ours, set up as train_net.py does it
+        keep_freed_memory()
     cfg = config(side, args.device)
     return DetectionTrainer.build_model(cfg).train(), cfg
 
@@ -138,49 +135,9 @@ def trunk_forward(side: Side, args: argparse.Namespace) -> Callable[[], None]:
     return step
 
 
-# What is measured: table of sides, what a side does.
-KINDS = {"trunk": (TRUNKS, trunk_forward), "step": (STEPS, training_step)}
-
-
-def serve(kind: str, name: str, args: argparse.Namespace, pipe: Connection) -> None:
-    """A side's process: seconds of a step for each word, and at the end peak bytes."""
-    quiet()
-    if not name.startswith("stock"):  # as our train_net.py does
-        keep_freed_memory()
-    sides, make = KINDS[kind]
-    step = make(sides[name], args)
-    while pipe.recv():
-        start = time.perf_counter()
-        step()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
-        pipe.send(time.perf_counter() - start)
-    pipe.send(peak_memory()[args.device.replace("cpu", "host")])
-
-
-def interleaved(kind: str, args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:
-    """Seconds of each side (median and extremes), and the peak bytes of its process."""
-    context = multiprocessing.get_context("spawn")
-    pipes = {}
-    for name in KINDS[kind][0]:
-        pipes[name], theirs = context.Pipe()
-        context.Process(target=serve, args=(kind, name, args, theirs), daemon=True).start()
-    times: dict[str, list[float]] = {name: [] for name in pipes}
-    for round_ in range(args.rounds + 2):  # two to warm up: twins, compilation, oneDNN's caches
-        for name, pipe in pipes.items():
-            pipe.send(True)
-            seconds = pipe.recv()
-            if round_ >= 2:
-                times[name].append(seconds)
-    peaks = {}
-    for name, pipe in pipes.items():
-        pipe.send(False)
-        peaks[name] = pipe.recv()
-    summary = {
-        name: {"median": statistics.median(taken), "min": min(taken), "max": max(taken)}
-        for name, taken in times.items()
-    }
-    return summary, peaks
+def turns(sides: dict[str, Side], make: Callable, args: argparse.Namespace) -> dict[str, Turns]:
+    makers = {name: partial(make, side, args) for name, side in sides.items()}
+    return take_turns(makers, rounds=args.rounds, device=args.device)
 
 
 def checkpoint(side: Side, args: argparse.Namespace) -> dict[str, float]:
@@ -216,13 +173,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     quiet()
-    measured = {"trunk": interleaved("trunk", args)[0]}
-    measured["step"], measured["memory"] = interleaved("step", args)
+    trunks = turns(TRUNKS, trunk_forward, args)
+    steps = turns(STEPS, training_step, args)
+    measured = {
+        "trunk": {name: side.summary() for name, side in trunks.items()},
+        "step": {name: side.summary() for name, side in steps.items()},
+        "memory": {name: side.peak for name, side in steps.items()},
+    }
     saved = {n: checkpoint(STEPS[n], args) for n in ("frozen, fast, fp32", "finetune, fp32")}
     report = {
         "title": "Benchmark: modes of reuse",
         "command": shlex.join(["python", "tools/benchmarks/reuse_modes.py", *sys.argv[1:]]),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": machine(args.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "data": {"images": args.batch, "side_px": args.size, "rounds": args.rounds},
         "results": {
@@ -234,8 +196,6 @@ def main() -> None:
             "MB that are trained:": {k: v["trained_bytes"] / 1e6 for k, v in saved.items()},
         },
     }
-    if args.device == "cuda":
-        report["machine"]["gpu"] = torch.cuda.get_device_name()
     for name, times in report["results"]["times"].items():
         print(f"{times:6.2f}  {name}")
     for name, entry in saved.items():
@@ -243,14 +203,6 @@ def main() -> None:
         print(f"checkpoint of {name}: {megabytes:.1f} MB, of which trained {trained:.1f} MB")
     if args.output:
         write_json(args.output, report)
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

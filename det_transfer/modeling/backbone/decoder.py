@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from torch import nn
+from fvcore.nn.weight_init import c2_xavier_fill
+from torch import Tensor, nn
 
 from ...errors import UserError
 
 __all__ = ["TOP_BLOCKS", "check_norm", "level_of", "top_block", "trunk_levels"]
 
-TOP_BLOCKS = ("maxpool", "p6p7", "")
+TOP_BLOCKS = ("maxpool", "p6", "p6p7", "")
 
 
 def level_of(stride: int) -> int:
@@ -56,11 +57,28 @@ def top_block(
         block = LastLevelMaxPool()
         block.in_feature = f"p{level_of(shape.stride)}"  # Detectron2 takes p5 for granted
         return block
+    if name == "p6":  # Source: official/vision/modeling/decoders/fpn.py
+        return _StridedConv(level_of(shape.stride), channels)
     if name == "p6p7":  # Source: Lin et al. 2017 (RetinaNet), section 4
         return LastLevelP6P7(shape.channels, channels, in_feature=coarsest)
     if name == "":
         return None
     raise UserError(f"{key} is {name!r}; it can be {' or '.join(map(repr, TOP_BLOCKS))}")
+
+
+class _StridedConv(nn.Module):
+    """One level by a convolution of stride 2 on the decoder's coarsest."""
+
+    num_levels = 1
+
+    def __init__(self, level: int, channels: int):
+        super().__init__()
+        self.in_feature = f"p{level}"
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
+        c2_xavier_fill(self.conv)
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        return [self.conv(features)]
 
 
 def check_norm(norm: str, channels: int, key: str) -> None:

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""The table of recipes, docs/configs.md: what each trains, what a step of it costs, the paper's AP.
+
+    python tools/make_config_table.py --measure        # builds and steps every recipe: 15 minutes
+    python tools/make_config_table.py                  # the page from docs/configs.json
+
+Operations are those of one image of the recipe's size. They are counted on steps on two smaller
+sizes, since convolutions cost in proportion to the area and all else the same; tested in
+tests/tools/test_make_config_table.py.
+
+Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in a config.
+"""
+
+import argparse
+import gc
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from tabulate import tabulate
+from tqdm import tqdm
+
+from det_transfer.config import load_config
+from det_transfer.data.synthetic import synthetic_batch
+from det_transfer.engine.analysis import Cost, measure
+from det_transfer.engine.detection import DetectionTrainer
+from det_transfer.engine.launch import run
+from det_transfer.run_folder import read_json, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+NUMBERS = ROOT / "docs" / "configs.json"
+PAGE = ROOT / "docs" / "configs.md"
+# Multiples of every recipe's size_divisibility, large enough for 1,000 proposals.
+SIZES = (256, 384)
+
+INTRO = """\
+# Recipes
+
+Made by `python tools/make_config_table.py` from the configs themselves. Parameters in millions;
+operations (a multiply-add counts 2) of one training step on one image of the recipe's size, in
+units of 1e9, by torch's counter as in `tools/analyze_model.py`. AP is box AP on COCO val or LVIS
+val as the paper prints it; **none of these recipes was trained by us**, what we measured is in
+[results](results/README.md). Files whose name starts alike share a base in `configs/base`; other
+combinations are overrides, for example
+`--config-file configs/coco/rcnn_resnetrs101_nasfpn_frozen_72ep.yaml MODEL.NASFPN.REPEATS 7`.
+"""
+
+
+def recipes() -> list[Path]:
+    """Every config that trains something big, by folder and name."""
+    return [
+        CONFIGS / "frozen_cascade_lvis.yaml",
+        *sorted((CONFIGS / "coco").glob("*.yaml")),
+        *sorted((CONFIGS / "lvis").glob("*.yaml")),
+    ]
+
+
+def read(path: Path) -> CfgNode:
+    # Norms that need CUDA have as many parameters and operations as those that do not.
+    return load_config(str(path), ["MODEL.DEVICE", "cpu", "MODEL.REUSE.NORM", "BN"]).cfg
+
+
+def cost(cfg: CfgNode, size: int) -> Cost:
+    gc.collect()  # the detector before, which lies in a circle of references
+    return measure(DetectionTrainer.build_model(cfg), synthetic_batch(cfg, 1, size))
+
+
+def operations(small: Cost, large: Cost, size: int) -> float:
+    """Operations of a step at `size` from those at :data:`SIZES`: a constant and a part by area."""
+    low, high = SIZES
+    by_area = (large.step - small.step) / (high**2 - low**2)
+    return small.step + by_area * (size**2 - low**2)
+
+
+def measured() -> dict[str, Any]:
+    done: dict[str, dict[str, Any]] = {}  # recipes that differ in their schedule alone cost alike
+    found = {}
+    for path in tqdm(recipes(), unit="recipe"):
+        cfg = read(path)
+        key = hashlib.sha256((cfg.MODEL.dump() + cfg.INPUT.dump()).encode()).hexdigest()
+        if key not in done:
+            small, large = (cost(cfg, size) for size in SIZES)
+            done[key] = {
+                "parameters": small.parameters,
+                "trained": small.trained,
+                "size": cfg.INPUT.LSJ.SIZE,
+                "operations": operations(small, large, cfg.INPUT.LSJ.SIZE),
+            }
+        found[str(path.relative_to(ROOT))] = done[key]
+    return found
+
+
+def page(numbers: dict[str, Any]) -> str:
+    rows = []
+    for name, entry in numbers.items():
+        share = 100 * entry["trained"] / entry["parameters"]
+        rows.append(
+            [
+                f"[{Path(name).stem}](../{name})",
+                f"{entry['parameters'] / 1e6:.1f}",
+                f"{entry['trained'] / 1e6:.1f} ({share:.0f} %)",
+                entry["size"],
+                f"{entry['operations'] / 1e9:,.0f}",
+                papers_ap((ROOT / name).read_text()),
+            ]
+        )
+    headers = ["config", "parameters", "trained", "px", "operations", "AP in the paper"]
+    table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    return f"{INTRO}\n{table}\n\n{savings(numbers)}"
+
+
+def savings(numbers: dict[str, Any]) -> str:
+    lines = [
+        "What freezing spares of a step's operations, where the paper has a figure (1, right):\n"
+    ]
+    for trunk, paper in (("resnetrs101", 39), ("resnetrs50", 28)):
+        frozen, finetuned = (
+            numbers[f"configs/coco/rcnn_{trunk}_nasfpn_cascade_{mode}_600ep.yaml"]["operations"]
+            for mode in ("frozen", "finetuned")
+        )
+        lines.append(
+            f"- {trunk}, NAS-FPN and Cascade: {100 - 100 * frozen / finetuned:.1f} % "
+            f"(the paper: about {paper} %)"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def papers_ap(text: str) -> str:
+    """The AP that a config's header names under "Reproduces:"."""
+    header = " ".join(
+        line.removeprefix("#").strip() for line in text.splitlines() if line[:1] == "#"
+    )
+    found = re.search(r"Reproduces: (?:table|figure) \d: ([\d.]+) box AP", header)
+    return found.group(1) if found else "-"
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.measure:
+        write_json(NUMBERS, measured())
+    PAGE.write_text(page(read_json(NUMBERS)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="count anew, not only write the page"
+    )
+    sys.exit(run(main, parser.parse_args()))

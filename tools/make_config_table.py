@@ -12,10 +12,11 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in a config.
 """
 
 import argparse
-import gc
 import hashlib
+import multiprocessing
 import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from det_transfer.config import load_config
-from det_transfer.data.synthetic import synthetic_batch
+from det_transfer.data.synthetic import OBJECTS, synthetic_batch
 from det_transfer.engine.analysis import Cost, measure
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import run
@@ -42,7 +43,7 @@ INTRO = """\
 
 Made by `python tools/make_config_table.py` from the configs themselves. Parameters in millions;
 operations (a multiply-add counts 2) of one training step on one image of the recipe's size, in
-units of 1e9, by torch's counter as in `tools/analyze_model.py`. AP is box AP on COCO val or LVIS
+units of 1e9, by torch's counter as in `tools/analyze_model.py`; masks are those of 7 objects. AP is box AP on COCO val or LVIS
 val as the paper prints it; **none of these recipes was trained by us**, what we measured is in
 [results](results/README.md). Files whose name starts alike share a base in `configs/base`; other
 combinations are overrides, for example
@@ -59,13 +60,21 @@ def recipes() -> list[Path]:
     ]
 
 
+# Under which every size has the same number of proposals, and of masks: that of its objects.
+STEADY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.REUSE.NORM": "BN",  # as many parameters and operations as SyncBN, which needs CUDA
+    "MODEL.RPN.NMS_THRESH": 1.0,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": OBJECTS / 512,
+    "MODEL.ROI_BOX_CASCADE_HEAD.MASK_PROPOSALS": "first",
+}
+
+
 def read(path: Path) -> CfgNode:
-    # Norms that need CUDA have as many parameters and operations as those that do not.
-    return load_config(str(path), ["MODEL.DEVICE", "cpu", "MODEL.REUSE.NORM", "BN"]).cfg
+    return load_config(str(path), [str(word) for pair in STEADY.items() for word in pair]).cfg
 
 
 def cost(cfg: CfgNode, size: int) -> Cost:
-    gc.collect()  # the detector before, which lies in a circle of references
     return measure(DetectionTrainer.build_model(cfg), synthetic_batch(cfg, 1, size))
 
 
@@ -83,15 +92,24 @@ def measured() -> dict[str, Any]:
         cfg = read(path)
         key = hashlib.sha256((cfg.MODEL.dump() + cfg.INPUT.dump()).encode()).hexdigest()
         if key not in done:
-            small, large = (cost(cfg, size) for size in SIZES)
-            done[key] = {
-                "parameters": small.parameters,
-                "trained": small.trained,
-                "size": cfg.INPUT.LSJ.SIZE,
-                "operations": operations(small, large, cfg.INPUT.LSJ.SIZE),
-            }
+            # In a process of its own, which takes its memory with it.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                done[key] = pool.submit(entry_of, path).result()
         found[str(path.relative_to(ROOT))] = done[key]
     return found
+
+
+def entry_of(path: Path) -> dict[str, Any]:
+    cfg = read(path)
+    small, large = (cost(cfg, size) for size in SIZES)
+    size = cfg.INPUT.LSJ.SIZE
+    return {
+        "parameters": small.parameters,
+        "trained": small.trained,
+        "size": size,
+        "operations": operations(small, large, size),
+    }
 
 
 def page(numbers: dict[str, Any]) -> str:

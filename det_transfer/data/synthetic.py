@@ -7,10 +7,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
-__all__ = ["synthetic_batch"]
+__all__ = ["OBJECTS", "synthetic_batch"]
 
 # Annotated objects an image. Source: COCO train2017 has 7.3 (860,001 in 117,266 images).
-_OBJECTS = 7
+OBJECTS = 7
 
 
 def synthetic_batch(cfg: CfgNode, images: int, size: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -26,10 +26,10 @@ def synthetic_batch(cfg: CfgNode, images: int, size: int, seed: int = 0) -> list
 
 
 def _sample(cfg: CfgNode, size: int, generator: torch.Generator) -> dict[str, Any]:
-    corners = torch.rand(_OBJECTS, 2, generator=generator) * 0.6 * size
-    sides = (0.1 + 0.3 * torch.rand(_OBJECTS, 2, generator=generator)) * size
+    corners = torch.rand(OBJECTS, 2, generator=generator) * 0.6 * size
+    sides = (0.1 + 0.3 * torch.rand(OBJECTS, 2, generator=generator)) * size
     boxes = torch.cat([corners, corners + sides], dim=1)
-    classes = torch.randint(_classes(cfg), (_OBJECTS,), generator=generator)
+    classes = torch.randint(_classes(cfg), (OBJECTS,), generator=generator)
     instances = Instances((size, size), gt_boxes=Boxes(boxes), gt_classes=classes)
     if cfg.MODEL.MASK_ON:
         polygons = [[_rectangle(box)] for box in boxes.tolist()]

@@ -1,6 +1,7 @@
 """Two processes over gloo against one at the same global batch, in the modes of reuse."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -62,19 +63,55 @@ def test_two_processes_with_synchronised_norms_are_one(train, arguments, tmp_pat
     compare(train, arguments, tmp_path, SYNCHRONISED, but=("running_var", "num_batches_tracked"))
 
 
-def compare(train, arguments, tmp_path, opts, but=()):
+@pytest.mark.slow
+def test_two_machines_are_one(train, arguments, tmp_path, free_port):
+    url = f"tcp://127.0.0.1:{free_port}"
+    machines = [
+        ["--num-gpus", "1", "--num-machines", "2", "--machine-rank", str(k), "--dist-url", url]
+        for k in range(2)
+    ]
+    compare(train, arguments, tmp_path, ["MODEL.REUSE.MODE", "frozen"], machines=machines)
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def compare(
+    train,
+    arguments,
+    tmp_path,
+    opts,
+    but=(),
+    machines=(("--num-gpus", "2", "--dist-url", "auto"),),
+):
     opts = [*ALL_TAKEN, *opts]
     one = train(*opts, output="one")
     args = arguments(*opts, output="two")
-    flags = ["--config-file", args.config_file, "--num-gpus", "2", "--dist-url", "auto"]
-    done = subprocess.run(
-        [sys.executable, "tools/train_net.py", *flags, *args.opts],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    running = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "tools/train_net.py",
+                "--config-file",
+                args.config_file,
+                *flags,
+                *args.opts,
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for flags in machines
+    ]
+    for process in running:
+        _, words = process.communicate(timeout=300)
+        assert process.returncode == 0, words[-3000:]
     assert run_folder.read_json(tmp_path / "two" / "run.json")["processes"] == 2
     start = torch.load(tmp_path / "one" / "model_0000001.pth")["model"]
     two = read_checkpoint(tmp_path / "two" / "model_final.pth")["model"]

@@ -12,8 +12,10 @@ the machine does disturbs all alike; medians over rounds.
 import argparse
 import platform
 import shlex
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -140,6 +142,75 @@ def turns(sides: dict[str, Side], make: Callable, args: argparse.Namespace) -> d
     return take_turns(makers, rounds=args.rounds, device=args.device)
 
 
+# What a step's time goes to, in the order of the step: part -> module of the detector.
+PARTS = {
+    "trunk": "backbone.bottom_up",
+    "backbone": "backbone",
+    "proposals": "proposal_generator",
+    "RoI heads": "roi_heads",
+}
+PROFILED = [name for name in STEPS if name.startswith(("stock, FREEZE", "frozen"))]
+
+
+def profile(args: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of the parts of a step, medians; "backbone" includes the trunk."""
+    spent: dict[str, list[float]] = {}
+    steps = [profiled_step(name, spent, args) for name in PROFILED]
+    for round_ in range(args.rounds + 2):
+        if round_ == 2:
+            spent.clear()
+        for step in steps:
+            step()
+    return {name: 1000 * statistics.median(seconds) for name, seconds in spent.items()}
+
+
+def profiled_step(
+    name: str, spent: dict[str, list[float]], args: argparse.Namespace
+) -> Callable[[], None]:
+    side = STEPS[name]
+    model, cfg = build(side, args)
+    optimizer = build_optimizer(cfg, model)
+    batch = synthetic_batch(cfg, args.batch, args.size)
+    clock = Clock(args.device, lambda part, seconds: spent.setdefault(part, []).append(seconds))
+    for part, module in PARTS.items():
+        module = model.get_submodule(module)
+        module.register_forward_pre_hook(lambda *_, part=part: clock.start(part))
+        module.register_forward_hook(lambda *_, part=part: clock.stop(f"{name}: {part}", part))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with EventStorage(), autocast(side.precision, torch.device(args.device)):
+            loss = sum(model(batch).values())
+        clock.start("backward")
+        loss.backward()
+        clock.stop(f"{name}: backward", "backward")
+        clock.start("optimizer")
+        optimizer.step()
+        clock.stop(f"{name}: optimizer", "optimizer")
+
+    return step
+
+
+class Clock:
+    """Times parts, which may lie inside each other."""
+
+    def __init__(self, device: str, note: Callable[[str, float], None]):
+        self.cuda = device == "cuda"
+        self.note = note
+        self.began: dict[str, float] = {}
+
+    def start(self, part: str) -> None:
+        self.began[part] = self._now()
+
+    def stop(self, name: str, part: str) -> None:
+        self.note(name, self._now() - self.began[part])
+
+    def _now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
 def checkpoint(side: Side, args: argparse.Namespace) -> dict[str, float]:
     """Bytes of the model's part of a checkpoint; the trained share of the parameters."""
     model, cfg = build(side, args)
@@ -191,6 +262,7 @@ def main() -> None:
             "times": ratios(measured),
             "seconds of a trunk's forward:": measured["trunk"],
             "seconds of a step:": measured["step"],
+            "milliseconds of": profile(args),
             "peak MB of a process:": {k: v / 1e6 for k, v in measured["memory"].items()},
             "MB of a checkpoint's model:": {k: v["bytes"] / 1e6 for k, v in saved.items()},
             "MB that are trained:": {k: v["trained_bytes"] / 1e6 for k, v in saved.items()},

@@ -1,0 +1,54 @@
+"""The table of recipes is that of the recipes."""
+
+import pytest
+import torch
+
+from det_transfer.config import load_config
+from det_transfer.engine.detection import DetectionTrainer
+from det_transfer.run_folder import read_json
+from tools import make_config_table as table
+
+
+def test_the_page_is_made_from_the_numbers():
+    assert table.PAGE.read_text() == table.page(read_json(table.NUMBERS))
+
+
+def test_every_recipe_is_in_it():
+    names = [str(path.relative_to(table.ROOT)) for path in table.recipes()]
+    assert list(read_json(table.NUMBERS)) == names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "configs/coco/rcnn_resnetrs101_nasfpn_cascade_adapters_600ep.yaml",
+        "configs/coco/retinanet_resnetrs101_fpn_frozen_72ep.yaml",
+        "configs/lvis/mask_rcnn_efficientnetb7_nasfpn_frozen.yaml",
+    ],
+)
+def test_parameters(name):
+    with torch.device("meta"):
+        model = DetectionTrainer.build_model(table.read(table.ROOT / name))
+    entry = read_json(table.NUMBERS)[name]
+    assert entry["parameters"] == sum(p.numel() for p in model.parameters())
+    assert entry["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_operations_go_with_the_area(monkeypatch):
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "5"]
+    cfg = load_config(str(table.CONFIGS / "quickstart.yaml"), opts).cfg
+    monkeypatch.setattr(table, "SIZES", (128, 192))
+    small, large, real = (table.cost(cfg, size) for size in (128, 192, 320))
+    assert table.operations(small, large, 320) == pytest.approx(real.step, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("header", "ap"),
+    [
+        ("# A.\n#\n# Reproduces: table 1: 51.8 box AP. Not trained by us.\nMODEL:", "51.8"),
+        ("# Reproduces: figure 3: 40.8 box AP, read off.\n", "40.8"),
+        ("# Reproduces: no row of the paper, 1 box AP.\n", "-"),
+    ],
+)
+def test_the_papers_ap_is_read_from_the_header(header, ap):
+    assert table.papers_ap(header) == ap

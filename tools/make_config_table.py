@@ -43,10 +43,10 @@ INTRO = """\
 
 Made by `python tools/make_config_table.py` from the configs themselves. Parameters in millions;
 operations (a multiply-add counts 2) of one training step on one image of the recipe's size, in
-units of 1e9, by torch's counter as in `tools/analyze_model.py`; masks are those of 7 objects. AP is box AP on COCO val or LVIS
-val as the paper prints it; **none of these recipes was trained by us**, what we measured is in
-[results](results/README.md). Files whose name starts alike share a base in `configs/base`; other
-combinations are overrides, for example
+units of 1e9, by torch's counter as in `tools/analyze_model.py`; masks are those of 7 objects. AP is
+box AP on COCO val or LVIS val as the paper prints it; **none of these recipes was trained by us**,
+what we measured is in [results](results/README.md). Files whose name starts alike share a base in
+`configs/base`; other combinations are overrides, for example
 `--config-file configs/coco/rcnn_resnetrs101_nasfpn_frozen_72ep.yaml MODEL.NASFPN.REPEATS 7`.
 """
 

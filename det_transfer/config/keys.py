@@ -135,6 +135,29 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     cfg.INPUT.LSJ.MIN_SCALE = 0.1
     cfg.INPUT.LSJ.MAX_SCALE = 2.0
 
+    # -- Copy-Paste: objects of another image pasted onto each. It needs LSJ, by which all images
+    #    are of one size.
+    cfg.INPUT.COPY_PASTE = CfgNode()
+    cfg.INPUT.COPY_PASTE.ENABLED = False
+    # str: "stream": another image is read and jittered for each, as in the paper; "pool": the
+    # samples that were made just before serve as sources, at little cost.
+    cfg.INPUT.COPY_PASTE.SOURCE = "stream"
+    # int: samples in the pool of a process. Each takes a byte a pixel for each of its masks and
+    # three for the image: some 12 MB at 1024 px.
+    cfg.INPUT.COPY_PASTE.POOL_SIZE = 16
+    # str: images serve as sources "uniform"ly, or by "repeat_factor" (DATALOADER.REPEAT_THRESHOLD),
+    # which brings more of the rare classes.
+    cfg.INPUT.COPY_PASTE.SAMPLER = "uniform"
+    # float: share of the images that are pasted on. Source: all, in the authors' code.
+    cfg.INPUT.COPY_PASTE.PROBABILITY = 1.0
+    # int: objects pasted onto an image at most; 0: no limit.
+    cfg.INPUT.COPY_PASTE.MAX_OBJECTS = 0
+    # float: standard deviation in pixels of the blur by which pasted edges fade into the image.
+    # 0: a hard edge, as in the authors' code.
+    cfg.INPUT.COPY_PASTE.BLEND = 0.0
+    # bool: paste whole boxes, for data without masks.
+    cfg.INPUT.COPY_PASTE.BOXES = False
+
     # list of [name, json, image folder]: your own data, COCO or LVIS format (recognised). Use the
     # names in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.CUSTOM = []

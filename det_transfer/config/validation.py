@@ -32,6 +32,8 @@ _CHOICES = {
     "SOLVER.AMP.DTYPE": ("fp16", "bf16", "auto"),
     "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    "INPUT.COPY_PASTE.SOURCE": ("stream", "pool"),
+    "INPUT.COPY_PASTE.SAMPLER": ("uniform", "repeat_factor"),
     # Of Detectron2's train loader.
     "DATALOADER.SAMPLER_TRAIN": (
         "TrainingSampler",
@@ -46,6 +48,7 @@ _POSITIVE = (
     "SOLVER.ACCUMULATE",
     "SOLVER.CHECKPOINT_PERIOD",
     "INPUT.LSJ.SIZE",
+    "INPUT.COPY_PASTE.POOL_SIZE",
     "MODEL.NASFPN.CHANNELS",
     "MODEL.NASFPN.REPEATS",
     "MODEL.CONV_DECODER.CHANNELS",
@@ -74,6 +77,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *_reuse_problems(cfg, explicit),
             *_head_problems(cfg, values),
             *_input_problems(cfg),
+            *_copy_paste_problems(cfg),
             *_norm_problems(cfg),
             *_solver_problems(cfg),
             *_test_problems(cfg),
@@ -195,6 +199,35 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
         sound = isinstance(entry, list | tuple) and len(entry) == 3
         if not sound or not all(isinstance(part, str) for part in entry):
             yield f"DATASETS.CUSTOM has {entry!r}; each entry is [name, json file, image folder]"
+
+
+def _copy_paste_problems(cfg: CfgNode) -> Iterator[str]:
+    paste = cfg.INPUT.COPY_PASTE
+    if not 0 <= paste.PROBABILITY <= 1:
+        yield f"INPUT.COPY_PASTE.PROBABILITY is {paste.PROBABILITY}; it must be from 0 to 1"
+    for key in ("MAX_OBJECTS", "BLEND"):
+        if paste[key] < 0:
+            yield f"INPUT.COPY_PASTE.{key} is {paste[key]}; it must be >= 0"
+    if not paste.ENABLED:
+        return
+    if not cfg.INPUT.LSJ.ENABLED:
+        yield (
+            "INPUT.COPY_PASTE.ENABLED needs images of one size: set INPUT.LSJ.ENABLED True "
+            "(INPUT.LSJ.MIN_SCALE and MAX_SCALE 1.0 for no jitter)"
+        )
+    if cfg.MODEL.MASK_ON and paste.BOXES:
+        yield (
+            "INPUT.COPY_PASTE.BOXES is for data without masks, and MODEL.MASK_ON is True; set one "
+            "of them to False"
+        )
+    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT != "bitmask":
+        yield (
+            f"INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r} cannot hold an object that is partly "
+            "covered by a pasted one; set it to 'bitmask' for INPUT.COPY_PASTE.ENABLED"
+        )
+    for key in ("MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"):
+        if cfg.MODEL[key.removeprefix("MODEL.")]:
+            yield f"{key} and INPUT.COPY_PASTE.ENABLED: what was not pasted along would be wrong"
 
 
 def _solver_problems(cfg: CfgNode) -> Iterator[str]:

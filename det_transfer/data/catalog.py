@@ -45,8 +45,10 @@ def register_datasets(cfg: CfgNode) -> None:
         (f"openmoji_{split}", root / f"openmoji_lvis_{split}.json", root / split)
         for split in ("train", "val")
     ]
+    paste = cfg.INPUT.COPY_PASTE
+    masks = cfg.MODEL.MASK_ON or (paste.ENABLED and not paste.BOXES)
     for name, json_file, image_root in [*embedded, *cfg.DATASETS.CUSTOM]:
-        register(name, json_file, image_root, masks=cfg.MODEL.MASK_ON)
+        register(name, json_file, image_root, masks=masks)
     wanted = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     raise_all(problem for name in wanted for problem in _problems(name))
 

@@ -50,14 +50,16 @@ class Scene:
 
 
 def choose(
-    count: int, rng: np.random.Generator, *, at_most: int | None = None
+    count: int, share: float, rng: np.random.Generator, *, at_most: int | None = None
 ) -> NDArray[np.integer]:
-    """Which of `count` objects are pasted: how many is drawn from 0 to `count`, which is too.
+    """Which of `count` objects are pasted.
 
     Args:
+        share: in [0, 1): says how many. With a uniform one, each number from 0 to `count` (which
+            is too) is as likely as another
         at_most: no more than so many
     """
-    number = rng.integers(0, count + 1)
+    number = int(share * (count + 1))
     number = number if at_most is None else min(number, at_most)
     return np.sort(rng.permutation(count)[:number])
 
@@ -81,21 +83,28 @@ def paste(target: Scene, source: Scene, *, scale: float = 1.0, blend: float = 0.
     """
     if target.image.shape != source.image.shape:
         raise ValueError(f"images of {target.image.shape} and {source.image.shape} px differ")
-    if not len(source):
-        return target
     alpha = source.masks.any(axis=0)
-    left = _what_is_left(target, alpha, scale)
+    box = tight_box(alpha)
+    if box is None:
+        return target
+    x0, y0, x1, y1 = box.astype(int)
+    window = slice(y0, y1), slice(x0, x1)  # all that is looked at lies in it
+    left = _what_is_left(target, alpha, window, scale)
     return Scene(
-        image=_composed(target.image, source.image, alpha, blend),
+        image=_composed(target.image, source.image, alpha, window, blend),
         masks=np.concatenate([left.masks, source.masks]),
         boxes=np.concatenate([left.boxes, source.boxes.astype(left.boxes.dtype)]),
         classes=np.concatenate([left.classes, source.classes.astype(left.classes.dtype)]),
     )
 
 
-def _composed(target: NDArray, source: NDArray, alpha: NDArray, blend: float) -> NDArray:
+def _composed(
+    target: NDArray, source: NDArray, alpha: NDArray, window: tuple[slice, slice], blend: float
+) -> NDArray:
     if blend <= 0:
-        return np.where(alpha[..., None], source, target)
+        image = target.copy(order="K")
+        np.copyto(image[window], source[window], where=alpha[window][..., None])
+        return image
     # In float: a blurred boolean is a boolean again, a dilation instead of a blend.
     hard = torch.from_numpy(alpha[None].astype(np.float32))
     soft = gaussian_blur(hard, 2 * math.ceil(3 * blend) + 1, blend).numpy()[0, ..., None]
@@ -103,20 +112,22 @@ def _composed(target: NDArray, source: NDArray, alpha: NDArray, blend: float) ->
     return np.rint(mixed).astype(target.dtype)
 
 
-def _what_is_left(target: Scene, alpha: NDArray, scale: float) -> Scene:
-    touched = (target.masks & alpha).any(axis=(1, 2))
-    masks = target.masks.copy()
-    boxes = target.boxes.copy()
+def _what_is_left(
+    target: Scene, alpha: NDArray, window: tuple[slice, slice], scale: float
+) -> Scene:
+    hidden = alpha[window]
+    touched = (target.masks[(slice(None), *window)] & hidden).any(axis=(1, 2))
+    masks, boxes = target.masks.copy(), target.boxes.copy()
     kept = np.ones(len(target), dtype=bool)
     for n in np.flatnonzero(touched):
-        masks[n] &= ~alpha
+        masks[n][window] &= ~hidden
         tight = tight_box(masks[n])
         if tight is None:
             kept[n] = False
             continue
         moved = np.abs(tight - target.boxes[n]) > EDGE_MOVED * scale
         boxes[n, moved] = tight[moved]
-        kept[n] = not moved.any() or masks[n].sum() > FEW_PIXELS * scale**2
+        kept[n] = not moved.any() or np.count_nonzero(masks[n]) > FEW_PIXELS * scale**2
     return Scene(target.image, masks[kept], boxes[kept], target.classes[kept])
 
 

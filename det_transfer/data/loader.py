@@ -20,13 +20,13 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
-from detectron2.data.detection_utils import SizeMismatchError, build_augmentation
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils import comm
-from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
-from .mapper import TransferDatasetMapper
+from .mapper import BROKEN, TransferDatasetMapper
+from .pasting import CopyPasteMapper, PastePool, Paster, source_weights
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +60,10 @@ def seeded(*key: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-# What a broken image or mask raises: Pillow's errors, Detectron2's and pycocotools'.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    AssertionError,
-    RuntimeError,
-    SizeMismatchError,
-    DecompressionBombError,
-)
-
-
 class PositionedDataset(Dataset):
     """Maps (position in the stream, index) to a sample with all its choices seeded by position.
+
+    The sample, a dict, says its "position".
 
     A mapper that returns None (nothing usable), or that fails on a broken image, is answered by
     the next image of the list; what failed is logged once.
@@ -97,6 +87,7 @@ class PositionedDataset(Dataset):
             for offset in range(len(self.dicts)):
                 sample = self._sample((index + offset) % len(self.dicts))
                 if sample is not None:
+                    sample["position"] = position
                     return sample
         raise UserError("no image of the dataset gives a usable sample")
 
@@ -106,7 +97,7 @@ class PositionedDataset(Dataset):
             return self.mapper(record)
         except UserError:
             raise
-        except _BROKEN as error:
+        except BROKEN as error:
             self._skip(index, _what_failed(record, error), error)
             return None
 
@@ -165,14 +156,31 @@ class PositionedBatches(Sampler):
 
 
 class TrainLoader:
-    """An endless loader; :meth:`start_at` sets the iteration at which it goes on."""
+    """An endless loader; :meth:`start_at` sets the iteration at which it goes on.
 
-    def __init__(self, dataset: PositionedDataset, batches: PositionedBatches, num_workers: int):
+    Args:
+        pool: pastes onto what the workers made
+    """
+
+    def __init__(
+        self,
+        dataset: PositionedDataset,
+        batches: PositionedBatches,
+        num_workers: int,
+        pool: PastePool | None = None,
+    ):
         self.dataset, self.batches, self.num_workers = dataset, batches, num_workers
+        self.pool = pool
+        self._refill = 0
 
     def start_at(self, iteration: int) -> None:
-        """Skip what the iterations before `iteration` were fed. Takes effect at the next iter."""
-        self.batches.start = iteration
+        """Skip what the iterations before `iteration` were fed. Takes effect at the next iter.
+
+        A pool is filled again by making the samples before that once more.
+        """
+        if self.pool:
+            self._refill = self.pool.refill(iteration, self.batches.batch_size)
+        self.batches.start = iteration - self._refill
 
     def __iter__(self) -> Iterator[list[dict]]:
         loader = DataLoader(
@@ -184,7 +192,7 @@ class TrainLoader:
             generator=torch.Generator(),
             worker_init_fn=_one_thread,
         )
-        return iter(loader)
+        return self.pool(loader, self._refill) if self.pool else iter(loader)
 
 
 def _one_thread(_: int) -> None:
@@ -225,10 +233,26 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
         rank=comm.get_rank(),
         world_size=world_size,
     )
-    dataset = PositionedDataset(
-        DatasetFromList(dicts, copy=False), parts["mapper"], seed, cfg.DATASETS.MAX_SKIPPED
-    )
-    return TrainLoader(dataset, batches, parts["num_workers"])
+    records = DatasetFromList(dicts, copy=False)
+    mapper, pool = _with_copy_paste(cfg, parts["mapper"], records, dicts, seed)
+    dataset = PositionedDataset(records, mapper, seed, cfg.DATASETS.MAX_SKIPPED)
+    return TrainLoader(dataset, batches, parts["num_workers"], pool)
+
+
+def _with_copy_paste(
+    cfg: CfgNode, mapper: Any, records: Dataset, dicts: list[dict], seed: int
+) -> tuple[Any, PastePool | None]:
+    """The mapper that pastes, or the pool that does so behind it, as INPUT.COPY_PASTE says."""
+    options = cfg.INPUT.COPY_PASTE
+    if not options.ENABLED:
+        return mapper, None
+    paster = Paster.from_config(cfg)
+    if options.SOURCE == "stream":
+        return CopyPasteMapper(mapper, records, paster, source_weights(cfg, dicts)), None
+    weights = source_weights(cfg, dicts, drawn_by=cfg.DATALOADER.SAMPLER_TRAIN)
+    if weights is not None:
+        weights = {d["file_name"]: float(w) for d, w in zip(dicts, weights, strict=True)}
+    return mapper, PastePool(options.POOL_SIZE, paster, seed, weights)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -238,7 +262,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     def named(record: dict) -> dict:
         try:
             return mapper(record)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise UserError(
                 f"{record.get('file_name')}: {type(error).__name__}: {error}"
             ) from error

@@ -1,18 +1,35 @@
 """From a dataset dict to what the model is fed: Detectron2's mapper with large-scale jitter."""
 
+import math
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError, annotations_to_instances
 from detectron2.utils.file_io import PathManager
 from PIL import Image
+from PIL.Image import DecompressionBombError
 
-__all__ = ["TransferDatasetMapper", "large_scale_jitter"]
+__all__ = ["BROKEN", "TransferDatasetMapper", "large_scale_jitter"]
+
+# What a broken image or mask raises: Pillow's errors, Detectron2's and pycocotools'.
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    AssertionError,
+    RuntimeError,
+    SizeMismatchError,
+    DecompressionBombError,
+)
 
 
 class TransferDatasetMapper(DatasetMapper):
-    """Detectron2's :class:`DatasetMapper`; ``INPUT.LSJ`` replaces its resizing and cropping."""
+    """Detectron2's :class:`DatasetMapper`; ``INPUT.LSJ`` replaces its resizing and cropping.
+
+    A training sample says under "resized" by what factor its image was resized.
+    """
 
     @configurable
     def __init__(self, is_train: bool, **kwargs):
@@ -28,6 +45,10 @@ class TransferDatasetMapper(DatasetMapper):
             )
             # A crop moves the edges of what it cuts; boxes are made tight where masks allow.
             arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+        paste = cfg.INPUT.COPY_PASTE
+        if is_train and paste.ENABLED and not paste.BOXES:
+            arguments["use_instance_mask"] = arguments["recompute_boxes"] = True
+            arguments["instance_mask_format"] = "bitmask"
         return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -41,6 +62,23 @@ class TransferDatasetMapper(DatasetMapper):
             if image.format == "PNG":
                 image.verify()  # checksums alone, nothing is decoded
         return super().__call__(dataset_dict)
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any
+    ) -> None:
+        dataset_dict["resized"] = _resized(transforms)
+        if all(a.get("iscrowd", 0) for a in dataset_dict["annotations"]):
+            # Detectron2's would look for masks to make the boxes tight.
+            del dataset_dict["annotations"]
+            dataset_dict["instances"] = annotations_to_instances([], image_shape)
+            return
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+
+def _resized(transforms: T.TransformList) -> float:
+    """Pixels of the result to a pixel of the original, along a side."""
+    resizes = [t for t in transforms.transforms if isinstance(t, T.ResizeTransform)]
+    return math.prod(math.sqrt(t.new_h * t.new_w / (t.h * t.w)) for t in resizes)
 
 
 def large_scale_jitter(

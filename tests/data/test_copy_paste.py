@@ -193,16 +193,18 @@ def test_blending_is_soft_and_leaves_the_truth_alone():
 def test_objects_are_drawn_evenly_and_repeatably():
     counts = np.zeros(5)
     each = np.zeros(4)
-    for seed in range(4000):
-        chosen = choose(4, np.random.default_rng(seed))
-        assert np.array_equal(chosen, choose(4, np.random.default_rng(seed)))
+    shares = np.random.default_rng(1).random(4000)
+    for seed, share in enumerate(shares):
+        chosen = choose(4, share, np.random.default_rng(seed))
+        assert np.array_equal(chosen, choose(4, share, np.random.default_rng(seed)))
         assert len(set(chosen.tolist())) == len(chosen)
         counts[len(chosen)] += 1
         each[chosen] += 1
     assert np.allclose(counts / 4000, 1 / 5, atol=0.03)
     assert np.allclose(each / 4000, 1 / 2, atol=0.03)
-    assert max(len(choose(50, np.random.default_rng(s), at_most=3)) for s in range(50)) == 3
-    assert len(choose(0, np.random.default_rng(0))) == 0
+    rng = np.random.default_rng(0)
+    assert max(len(choose(50, share, rng, at_most=3)) for share in shares[:50]) == 3
+    assert len(choose(0, 0.999, rng)) == 0
 
 
 @given(st.lists(st.tuples(*[st.floats(-5, 25)] * 4), max_size=4))

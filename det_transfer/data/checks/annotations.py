@@ -255,7 +255,7 @@ def _masks(content: dict[str, Any], result: AnnotationCheck) -> dict[str, list[s
         result.run_length |= isinstance(segmentation, dict)
         kind = _mask_problem(segmentation, sizes[annotation["image_id"]])
         if kind:
-            found[kind].append(f"annotation {annotation['id']}")
+            found[kind].append(f"annotation {annotation['id']} of image {annotation['image_id']}")
             if kind != "polygon dropped":
                 result.skip_annotations.add(annotation["id"])
     return found

@@ -60,7 +60,11 @@ KINDS: dict[str, Kind] = {
     "box not of numbers": Kind(_S, "boxes that are not four finite numbers", "mend them"),
     "box without area": Kind(_S, "boxes without area", "mend or remove them"),
     "box outside": Kind(_S, "boxes outside of their image", "mend or remove them"),
-    "no mask": Kind(_S, "objects without a mask", "add masks, or train with MODEL.MASK_ON False"),
+    "no mask": Kind(
+        _S,
+        "objects without a mask",
+        "add masks, or train without: MODEL.MASK_ON False, INPUT.COPY_PASTE.BOXES True",
+    ),
     "bad polygon": Kind(
         _S,
         "masks without a polygon of six or more finite numbers, even in number, near the image",

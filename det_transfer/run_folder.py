@@ -6,6 +6,7 @@
     metrics.json      Detectron2's log, one json object a line
     run.json          status, versions, seed, command, reuse table, times, peak memory
     eval/<dataset>/   results.json, per_category.csv, curves.npz, predictions/part-<rank>.npz
+    train_subset.json the images trained on, where they are a choice
     model_*.pth       checkpoints
 
 This file knows names and formats and needs NumPy alone, so that a page can be made from a run
@@ -37,6 +38,7 @@ __all__ = [
     "read_metrics",
     "read_predictions",
     "replacing",
+    "subset_file",
     "write_json",
 ]
 
@@ -49,6 +51,11 @@ EVAL = "eval"
 def eval_folder(run: str | os.PathLike, dataset: str) -> Path:
     """The folder of one dataset's evaluation inside the run folder `run`."""
     return Path(run) / EVAL / dataset
+
+
+def subset_file(run: str | os.PathLike) -> Path:
+    """What says which images the run is trained on; only where they are a choice."""
+    return Path(run) / "train_subset.json"
 
 
 @contextlib.contextmanager

@@ -67,6 +67,10 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_HEAD.ACTIVATION = "relu"
     cfg.MODEL.ROI_MASK_HEAD.ACTIVATION = "relu"
 
+    # float: beta of the class-balanced loss (Cui et al. 2019) on the box heads, by softmax or, with
+    # USE_SIGMOID_CE, by sigmoid. About 1 / (1 - beta) objects count as many. 0: all classes alike.
+    cfg.MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA = 0.0
+
     # -- Cascade R-CNN (ROI_HEADS.NAME TransferCascadeROIHeads); defaults are Detectron2's ways, the
     #    others those of the authors' code, see det_transfer.modeling.roi_heads.cascade
     # str: losses of the stages: "sum" or "mean".
@@ -106,6 +110,11 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     cfg.MODEL.REUSE.LR_MULT = []
     # list of [part, value]: weight decay of parts in place of SOLVER.WEIGHT_DECAY*, named alike.
     cfg.MODEL.REUSE.WEIGHT_DECAY = []
+
+    # list[str]: regular expressions that match whole names of modules; only these are trained, all
+    # else stands still, whatever the mode. It begins from a trained detector. For a second stage,
+    # e.g. [".*\\.cls_score"], the last layer of the classification (of each stage of a cascade).
+    cfg.MODEL.REUSE.TRAIN_ONLY = []
 
     # -- Residual adapters, for the modes "adapters" and "finetune_adapters"
     cfg.MODEL.ADAPTERS = CfgNode()
@@ -161,6 +170,14 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # list of [name, json, image folder]: your own data, COCO or LVIS format (recognised). Use the
     # names in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.CUSTOM = []
+    # float in (0, 1]: train on this share of the images, of each class alike. 10 % lie inside 25 %,
+    # and these inside 50 %. The run folder's train_subset.json says which they are.
+    cfg.DATASETS.TRAIN_FRACTION = 1.0
+    # int: train on so many images that each class has at least so many objects, as far as there
+    # are; all objects of an image stay. 5 lie inside 10. 0: all images.
+    cfg.DATASETS.TRAIN_SHOTS = 0
+    # int: of the choice of images, apart from SEED, so that runs of other seeds share it.
+    cfg.DATASETS.SUBSET_SEED = 0
     # float: training skips images and annotations that it cannot use, and counts them; where more
     # than this share would be skipped it stops. At 1 % a result still speaks for the dataset.
     cfg.DATASETS.MAX_SKIPPED = 0.01

@@ -78,6 +78,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *_head_problems(cfg, values),
             *_input_problems(cfg),
             *_copy_paste_problems(cfg),
+            *_long_tail_problems(cfg),
             *_norm_problems(cfg),
             *_solver_problems(cfg),
             *_test_problems(cfg),
@@ -112,6 +113,11 @@ def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
         )
     if reuse.COMPILE and not reuse.FAST:
         yield "MODEL.REUSE.COMPILE needs MODEL.REUSE.FAST True"
+    if reuse.TRAIN_ONLY and not cfg.MODEL.WEIGHTS:
+        yield (
+            f"MODEL.REUSE.TRAIN_ONLY {reuse.TRAIN_ONLY} takes on a trained detector, but "
+            "MODEL.WEIGHTS is empty; name a checkpoint, e.g. <run>/model_final.pth"
+        )
     for key in ("LR_MULT", "WEIGHT_DECAY"):
         for entry in reuse[key]:
             if not _is_part_and_number(entry):
@@ -199,6 +205,27 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
         sound = isinstance(entry, list | tuple) and len(entry) == 3
         if not sound or not all(isinstance(part, str) for part in entry):
             yield f"DATASETS.CUSTOM has {entry!r}; each entry is [name, json file, image folder]"
+
+
+def _long_tail_problems(cfg: CfgNode) -> Iterator[str]:
+    head = cfg.MODEL.ROI_BOX_HEAD
+    beta = head.CLASS_BALANCE_BETA
+    if not 0 <= beta < 1:
+        yield f"MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA is {beta}; it must be 0 <= beta < 1"
+    if beta and "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
+        yield (
+            f"MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA {beta} is for the box heads of R-CNN, and "
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; set it to 0"
+        )
+    if head.USE_FED_LOSS and not head.USE_SIGMOID_CE:
+        yield "MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True"
+    fraction, shots = cfg.DATASETS.TRAIN_FRACTION, cfg.DATASETS.TRAIN_SHOTS
+    if not 0 < fraction <= 1:
+        yield f"DATASETS.TRAIN_FRACTION is {fraction}; it must be 0 < fraction <= 1"
+    if shots < 0:
+        yield f"DATASETS.TRAIN_SHOTS is {shots}; it must be >= 0"
+    if fraction < 1 and shots:
+        yield "DATASETS.TRAIN_FRACTION and DATASETS.TRAIN_SHOTS both choose images; take one"
 
 
 def _copy_paste_problems(cfg: CfgNode) -> Iterator[str]:

@@ -3,8 +3,12 @@
 from .catalog import check_datasets, describe, register_datasets, take_class_count
 from .loader import build_test_loader, build_train_loader, build_validation_loader
 from .mapper import TransferDatasetMapper
+from .pasting import CopyPasteMapper, Paster
+from .training_set import set_image_counts, write_subset
 
 __all__ = [
+    "CopyPasteMapper",
+    "Paster",
     "TransferDatasetMapper",
     "build_test_loader",
     "build_train_loader",
@@ -12,5 +16,7 @@ __all__ = [
     "check_datasets",
     "describe",
     "register_datasets",
+    "set_image_counts",
     "take_class_count",
+    "write_subset",
 ]

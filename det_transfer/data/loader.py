@@ -22,11 +22,13 @@ from detectron2.data import (
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils import comm
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
 from .mapper import BROKEN, TransferDatasetMapper
 from .pasting import CopyPasteMapper, PastePool, Paster, source_weights
+from .training_set import training_set
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +162,13 @@ class TrainLoader:
 
     Args:
         pool: pastes onto what the workers made
+
+    Attributes:
+        objects, subset: see :class:`~det_transfer.data.training_set.TrainingSet`
     """
+
+    objects: NDArray[np.integer]
+    subset: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -222,9 +230,12 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
             f"processes{accumulated}"
         )
     seed = max(cfg.SEED, 0)
+    training = training_set(cfg)
+    dicts = training.dicts
     with seeded(seed):  # Detectron2's samplers take their seed from NumPy's global generator
-        parts = _train_loader_from_config(cfg, mapper or TransferDatasetMapper(cfg, True))
-    dicts = parts["dataset"]
+        parts = _train_loader_from_config(
+            cfg, mapper or TransferDatasetMapper(cfg, True), dataset=dicts
+        )
     groups = [int(d["width"] > d["height"]) for d in dicts]
     batches = PositionedBatches(
         parts["sampler"],
@@ -236,7 +247,9 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
     records = DatasetFromList(dicts, copy=False)
     mapper, pool = _with_copy_paste(cfg, parts["mapper"], records, dicts, seed)
     dataset = PositionedDataset(records, mapper, seed, cfg.DATASETS.MAX_SKIPPED)
-    return TrainLoader(dataset, batches, parts["num_workers"], pool)
+    loader = TrainLoader(dataset, batches, parts["num_workers"], pool)
+    loader.objects, loader.subset = training.objects, training.subset
+    return loader
 
 
 def _with_copy_paste(

@@ -56,6 +56,7 @@ class TransferCheckpointer(DetectionCheckpointer):
     def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode, **checkpointables):
         super().__init__(model, save_dir, **checkpointables)
         self._mode = cfg.MODEL.REUSE.MODE
+        self._train_only = list(cfg.MODEL.REUSE.TRAIN_ONLY)
         self._weights_wanted = MODES[self._mode].weights
         self._input = Preprocessing(
             cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
@@ -164,7 +165,13 @@ class TransferCheckpointer(DetectionCheckpointer):
             raise UserError(f"{lacks}; it began at random and is nowhere else")
         try:
             original = read_weights(begun, fetch=PathManager.get_local_path, trunk=self._trunk())
-            load_trunk(self._trunk(), original, strict=True)
+            if self._is_detector(original):
+                _unwrapped(self.model).load_state_dict(
+                    {n: original.state[n] for n in entry["tensors"] if n in original.state},
+                    strict=False,
+                )
+            else:
+                load_trunk(self._trunk(), original, strict=True)
         except UserError as error:
             raise UserError(f"{lacks}; its origin does not serve either: {error}") from error
         state = _unwrapped(self.model).state_dict()
@@ -180,7 +187,11 @@ class TransferCheckpointer(DetectionCheckpointer):
         if is_slim(content):  # the model has the rest already
             state = self.model.state_dict()
             content["model"] |= {name: state[name] for name in content["frozen"]["tensors"]}
-        self._frozen_origin = content.get("frozen", {}).get("origin", self._frozen_origin)
+        before = content.get("frozen", {})
+        # A stage that freezes more has from this very file what it freezes.
+        here = frozen_tensors(_unwrapped(self.model))
+        if before and set(before["tensors"]) == set(here):
+            self._frozen_origin = before["origin"]
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -191,6 +202,8 @@ class TransferCheckpointer(DetectionCheckpointer):
         trunk = sorted(set(trunk) - adapter_tensors(self.model))
         if self._all_needed and missing:
             needs = self._all_needed
+        elif still := self._untrained(missing):
+            missing, needs = still, f"MODEL.REUSE.TRAIN_ONLY {self._train_only} trains others alone"
         elif self._weights_wanted == "all" and trunk:
             missing, needs = trunk, f"mode {self._mode!r} needs all of the trunk"
         else:
@@ -201,6 +214,11 @@ class TransferCheckpointer(DetectionCheckpointer):
             f"{', '.join(missing[:3])}; {needs}"
         )
 
+    def _untrained(self, names: list[str]) -> list[str]:
+        """Those of `names` that nothing will train, where a trained detector was to be taken on."""
+        frozen = frozen_tensors(_unwrapped(self.model)) if self._train_only else {}
+        return [name for name in names if name in frozen]
+
     def _trunk(self) -> nn.Module:
         return trunk_of(_unwrapped(self.model))
 
@@ -210,13 +228,20 @@ class TransferCheckpointer(DetectionCheckpointer):
 
     def _is_detector(self, weights: Weights) -> bool:
         parts = {name for name, _ in _unwrapped(self.model).named_children()}
-        return len(parts & {key.split(".")[0] for key in weights.state}) > 1
+        names = [*weights.state, *(weights.frozen or {}).get("tensors", ())]
+        return len(parts & {name.split(".")[0] for name in names}) > 1
 
     def _load_trunk(self, weights: Weights) -> None:
         if self._weights_wanted == "none":
             raise UserError(
                 f"MODEL.REUSE.MODE {self._mode!r} begins at random, but MODEL.WEIGHTS names "
                 f"{weights.origin}; set MODEL.WEIGHTS '', or MODEL.REUSE.MODE 'finetune'"
+            )
+        if self._train_only:
+            raise UserError(
+                f"MODEL.REUSE.TRAIN_ONLY {self._train_only} takes on a trained detector, but "
+                f"{weights.origin} has weights for the trunk alone; name a checkpoint with "
+                "MODEL.WEIGHTS <run>/model_final.pth"
             )
         self._check_preprocessing(weights)
         trunk = self._trunk()

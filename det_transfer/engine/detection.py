@@ -19,12 +19,23 @@ from ..data import (
     check_datasets,
     describe,
     register_datasets,
+    set_image_counts,
     take_class_count,
+    write_subset,
 )
 from ..errors import UserError
 from ..evaluation import build_evaluator
 from ..modeling.levels import check_levels
-from ..reuse import channels_last, format_table, reuse, reuse_table, trainable_line, trunk_of
+from ..modeling.roi_heads import balance_classes
+from ..reuse import (
+    channels_last,
+    format_table,
+    reuse,
+    reuse_table,
+    train_only,
+    trainable_line,
+    trunk_of,
+)
 from .trainer import TransferTrainer
 
 __all__ = ["DetectionTrainer", "prepare"]
@@ -43,9 +54,22 @@ def prepare(config: Config) -> list[str | None]:
         *check_datasets(config.cfg),
         *advice(config.cfg, comm.get_world_size()),
     ]
+    _check_federated(config.cfg)
     for name in config.cfg.DATASETS.TEST:  # says now what it would say after the training
         DetectionTrainer.build_evaluator(config.cfg, name)
     return lines
+
+
+def _check_federated(cfg: CfgNode) -> None:
+    head, classes = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if not head.USE_FED_LOSS:
+        return
+    if classes < head.FED_LOSS_NUM_CLASSES:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES is {head.FED_LOSS_NUM_CLASSES} but there are "
+            f"{classes} classes; set it to a part of them"
+        )
+    set_image_counts(cfg)
 
 
 class DetectionTrainer(TransferTrainer):
@@ -54,6 +78,19 @@ class DetectionTrainer(TransferTrainer):
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
         self.record.add(classes=describe(cfg.DATASETS.TRAIN[0]))
+        beta = cfg.MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA
+        if beta:
+            balance_classes(self.checkpointer.model, self.data_loader.objects, beta)
+        self._record_subset()
+
+    def _record_subset(self) -> None:
+        subset = self.data_loader.subset
+        if subset is None:
+            return
+        if comm.is_main_process():
+            write_subset(self.cfg.OUTPUT_DIR, subset)
+        images = len(subset["images"])
+        self.record.add(train_subset={**subset, "images": images})
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -65,6 +102,8 @@ class DetectionTrainer(TransferTrainer):
                 raise
             raise UserError(f"config: {error.args[0]}") from error  # Detectron2 names both
         reuse(trunk_of(model), cfg.MODEL)
+        if cfg.MODEL.REUSE.TRAIN_ONLY:
+            train_only(model, cfg.MODEL.REUSE.TRAIN_ONLY)
         if cfg.MODEL.REUSE.FAST:
             channels_last(model)
         logger.info("Model:\n%s", format_table(reuse_table(model)))

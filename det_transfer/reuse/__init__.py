@@ -18,8 +18,10 @@ from .fingerprint import changed, digests, fingerprint
 from .freeze import freeze, frozen_tensors, is_frozen
 from .loading import LoadReport, load_trunk
 from .matching import matching
+from .mixin import mix_in
 from .modes import MODES, Mode, apply_mode, mode_of, reuse, trunk_of
 from .norms import train_norms
+from .only import train_only
 from .preprocessing import Preprocessing, check_preprocessing
 from .stages import stage_ends
 from .table import format_table, reuse_table, trainable_line
@@ -48,6 +50,7 @@ __all__ = [
     "load_trunk",
     "matching",
     "merge_adapters",
+    "mix_in",
     "mode_of",
     "read_checkpoint",
     "read_weights",
@@ -56,6 +59,7 @@ __all__ = [
     "save_adapters",
     "stage_ends",
     "train_norms",
+    "train_only",
     "trainable_line",
     "trunk_of",
     "without_adapters",

@@ -26,7 +26,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class TrainsInside:
-    """Marks a module that follows the training mode also where it lies inside a frozen one."""
+    """Marks a module that follows the training mode also where it lies inside a frozen one.
+
+    Unless it is itself what :func:`freeze` is applied to.
+    """
 
 
 class _Frozen:
@@ -80,8 +83,8 @@ def is_frozen(module: nn.Module) -> bool:
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name -> parameter or saved buffer of all that is declared frozen in `model`.
 
-    That is what lies in modules that :func:`freeze` was applied to, without what is marked
-    :class:`TrainsInside`. Names are those of ``model.state_dict()``.
+    That is what lies in modules that :func:`freeze` was applied to, without what trains
+    inside. Names are those of ``model.state_dict()``.
     """
     return {
         name: tensor
@@ -92,9 +95,8 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _modules(module: nn.Module, prefix: str, *, frozen: bool) -> Iterator[tuple[str, nn.Module]]:
     """("prefix.", module) of all modules that stand still."""
-    if isinstance(module, TrainsInside):
-        return
-    frozen = frozen or is_frozen(module)
+    # What trains inside a frozen module has parts that are frozen only if it says so itself.
+    frozen = is_frozen(module) or (frozen and not isinstance(module, TrainsInside))
     if frozen:
         yield prefix, module
     for name, child in module.named_children():

@@ -1,0 +1,114 @@
+"""What a run trains on: choices of images, counts of objects, and the file that says so."""
+
+import json
+
+import pytest
+from detectron2.data import MetadataCatalog
+
+from det_transfer.config import load_config, validate
+from det_transfer.data import describe, register_datasets, set_image_counts, write_subset
+from det_transfer.data.training_set import training_set
+from det_transfer.errors import UserError
+from det_transfer.testing import make_tiny_dataset
+
+
+def config(data, *opts):
+    options = ["DATASETS.TRAIN", ("part",), "DATASETS.TEST", ()]
+    options += ["DATASETS.CUSTOM", [["part", *map(str, data)]], *opts]
+    cfg = load_config(None, [str(opt) for opt in options]).cfg
+    validate(cfg)
+    register_datasets(cfg)
+    describe("part")
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """40 images; class 2 in three of them alone."""
+    folder = tmp_path_factory.mktemp("part")
+    json_file, images = make_tiny_dataset(folder, images=40)
+    content = json.loads(json_file.read_text())
+    content["annotations"] = [
+        a for a in content["annotations"] if a["category_id"] != 2 or a["image_id"] <= 3
+    ]
+    content["annotations"][0]["iscrowd"] = 1
+    json_file.write_text(json.dumps(content))
+    return json_file, images
+
+
+def counted(data):
+    annotations = json.loads(data[0].read_text())["annotations"]
+    return [sum(a["category_id"] == k and not a["iscrowd"] for a in annotations) for k in (1, 2, 3)]
+
+
+def test_all_images_by_default(data):
+    training = training_set(config(data))
+    assert training.subset is None
+    assert training.objects.tolist() == counted(data)
+
+
+def test_a_fraction_and_the_file_that_says_which(data, tmp_path):
+    training = training_set(config(data, "DATASETS.TRAIN_FRACTION", 0.5))
+    ids = [record["image_id"] for record in training.dicts]
+    assert 0.4 * 40 < len(ids) < 0.6 * 40
+    assert training.subset["images"] == ids
+    assert training.objects.sum() < sum(counted(data))
+    write_subset(str(tmp_path), training.subset)
+    write_subset(str(tmp_path), training.subset)  # resumed
+    assert json.loads((tmp_path / "train_subset.json").read_text()) == training.subset
+    other = training_set(
+        config(data, "DATASETS.TRAIN_FRACTION", 0.5, "DATASETS.SUBSET_SEED", 1)
+    ).subset
+    with pytest.raises(UserError, match="SUBSET_SEED have changed"):
+        write_subset(str(tmp_path), other)
+    # The seed of the training has no part in it.
+    again = training_set(config(data, "DATASETS.TRAIN_FRACTION", 0.5, "SEED", 77))
+    assert again.subset == training.subset
+
+
+def test_shots(data):
+    training = training_set(config(data, "DATASETS.TRAIN_SHOTS", 2))
+    assert all(have >= min(2, n) for have, n in zip(training.objects, counted(data), strict=True))
+    assert len(training.dicts) <= 6
+    plenty = training_set(config(data, "DATASETS.TRAIN_SHOTS", 99))
+    assert plenty.objects.tolist() == counted(data)
+
+
+def test_a_class_left_empty_is_named(data, caplog):
+    training = training_set(config(data, "DATASETS.TRAIN_FRACTION", 0.05))
+    assert 0 in training.objects.tolist()
+    assert "leaves 1 of 3 classes without an object" in caplog.text
+    assert "take more, or DATASETS.TRAIN_SHOTS" in caplog.text
+
+
+def test_the_federated_loss_gets_its_counts(data):
+    cfg = config(data)
+    set_image_counts(cfg)
+    counts = MetadataCatalog.get("part").class_image_count
+    assert [c["id"] for c in counts] == [1, 2, 3]
+    assert counts[1]["image_count"] == counted(data)[1] == 1
+    assert 1 < counts[0]["image_count"] <= counted(data)[0]
+    set_image_counts(cfg)  # what is there stays
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["DATASETS.TRAIN_FRACTION", 0.0], "must be 0 < fraction <= 1"),
+        (["DATASETS.TRAIN_SHOTS", -1], "must be >= 0"),
+        (["DATASETS.TRAIN_FRACTION", 0.5, "DATASETS.TRAIN_SHOTS", 1], "both choose images"),
+        (["MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA", 1.0], "must be 0 <= beta < 1"),
+        (["MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True], "needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"),
+        (
+            [
+                *("MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA", 0.9),
+                *("MODEL.META_ARCHITECTURE", "RetinaNet"),
+            ],
+            "is for the box heads of R-CNN",
+        ),
+        (["MODEL.REUSE.TRAIN_ONLY", "['x']", "MODEL.WEIGHTS", "''"], "MODEL.WEIGHTS is empty"),
+    ],
+)
+def test_contradictions_are_one_line(data, opts, message):
+    with pytest.raises(UserError, match=message):
+        config(data, *opts)

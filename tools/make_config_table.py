@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The table of recipes, docs/configs.md: what each trains, what a step of it costs, the paper's AP.
 
-    python tools/make_config_table.py --measure        # builds and steps every recipe: 15 minutes
-    python tools/make_config_table.py                  # the page from docs/configs.json
+    python tools/make_config_table.py --measure           # builds and steps every recipe: 15 min
+    python tools/make_config_table.py --measure stage2    # those with that in their path, and new ones
+    python tools/make_config_table.py                     # the page from docs/configs.json
 
 Operations are those of one image of the recipe's size. They are counted on steps on two smaller
 sizes, since convolutions cost in proportion to the area and all else the same; tested in
@@ -54,7 +55,7 @@ what we measured is in [results](results/README.md). Files whose name starts ali
 def recipes() -> list[Path]:
     """Every config that trains something big, by folder and name."""
     return [
-        CONFIGS / "frozen_cascade_lvis.yaml",
+        *sorted(CONFIGS.glob("frozen_cascade_lvis*.yaml")),
         *sorted((CONFIGS / "coco").glob("*.yaml")),
         *sorted((CONFIGS / "lvis").glob("*.yaml")),
     ]
@@ -85,18 +86,23 @@ def operations(small: Cost, large: Cost, size: int) -> float:
     return small.step + by_area * (size**2 - low**2)
 
 
-def measured() -> dict[str, Any]:
-    done: dict[str, dict[str, Any]] = {}  # recipes that differ in their schedule alone cost alike
+def measured(wanted: str, known: dict[str, Any]) -> dict[str, Any]:
+    """An entry for each recipe, counted anew where its path has `wanted` in it or it is new."""
+    done: dict[str, dict[str, Any]] = {}  # recipes that differ in data and schedule cost alike
     found = {}
     for path in tqdm(recipes(), unit="recipe"):
+        name = str(path.relative_to(ROOT))
+        if name in known and wanted not in name:
+            found[name] = known[name]
+            continue
         cfg = read(path)
-        key = hashlib.sha256((cfg.MODEL.dump() + cfg.INPUT.dump()).encode()).hexdigest()
+        key = hashlib.sha256(f"{cfg.MODEL.dump()}{cfg.INPUT.LSJ.SIZE}".encode()).hexdigest()
         if key not in done:
             # In a process of its own, which takes its memory with it.
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=context) as pool:
                 done[key] = pool.submit(entry_of, path).result()
-        found[str(path.relative_to(ROOT))] = done[key]
+        found[name] = done[key]
     return found
 
 
@@ -152,13 +158,13 @@ def papers_ap(text: str) -> str:
     header = " ".join(
         line.removeprefix("#").strip() for line in text.splitlines() if line[:1] == "#"
     )
-    found = re.search(r"Reproduces: (?:table|figure) \d: ([\d.]+) box AP", header)
+    found = re.search(r"Reproduces: (?:tables?|figure) [\w, ]+: ([\d.]+) box AP", header)
     return found.group(1) if found else "-"
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.measure:
-        write_json(NUMBERS, measured())
+    if args.measure is not None:
+        write_json(NUMBERS, measured(args.measure, read_json(NUMBERS)))
     PAGE.write_text(page(read_json(NUMBERS)))
 
 
@@ -167,6 +173,6 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--measure", action="store_true", help="count anew, not only write the page"
+        "--measure", nargs="?", const="", metavar="PART", help="count anew, not only write the page"
     )
     sys.exit(run(main, parser.parse_args()))

@@ -48,6 +48,7 @@ def test_operations_go_with_the_area(monkeypatch):
     ("header", "ap"),
     [
         ("# A.\n#\n# Reproduces: table 1: 51.8 box AP. Not trained by us.\nMODEL:", "51.8"),
+        ("# Reproduces: tables 5 and 6, first stage: 39.7 box AP, 36.5 mask AP.\n", "39.7"),
         ("# Reproduces: figure 3: 40.8 box AP, read off.\n", "40.8"),
         ("# Reproduces: no row of the paper, 1 box AP.\n", "-"),
     ],

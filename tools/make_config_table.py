@@ -2,7 +2,7 @@
 """The table of recipes, docs/configs.md: what each trains, what a step of it costs, the paper's AP.
 
     python tools/make_config_table.py --measure           # builds and steps every recipe: 15 min
-    python tools/make_config_table.py --measure stage2    # those with that in their path, and new ones
+    python tools/make_config_table.py --measure stage2    # those so named, and new ones
     python tools/make_config_table.py                     # the page from docs/configs.json
 
 Operations are those of one image of the recipe's size. They are counted on steps on two smaller

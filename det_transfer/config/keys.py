@@ -170,6 +170,9 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # list of [name, json, image folder]: your own data, COCO or LVIS format (recognised). Use the
     # names in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.CUSTOM = []
+    # folder: what was read of large jsons (from 20 MB) is kept here for the next start. It may be
+    # deleted at any time. "": nothing is kept.
+    cfg.DATASETS.CACHE_DIR = "~/.cache/det_transfer"
     # float in (0, 1]: train on this share of the images, of each class alike. 10 % lie inside 25 %,
     # and these inside 50 %. The run folder's train_subset.json says which they are.
     cfg.DATASETS.TRAIN_FRACTION = 1.0

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,8 +13,9 @@ from ..config import Config
 from ..errors import UserError, nearest, raise_all
 from .checks import Severity
 from .datasets import JsonDataset
+from .records import Content, content_of_file
 
-__all__ = ["check_datasets", "describe", "register_datasets", "take_class_count"]
+__all__ = ["check_datasets", "content_of", "describe", "register_datasets", "take_class_count"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +50,19 @@ def register_datasets(cfg: CfgNode) -> None:
     paste = cfg.INPUT.COPY_PASTE
     masks = cfg.MODEL.MASK_ON or (paste.ENABLED and not paste.BOXES)
     for name, json_file, image_root in [*embedded, *cfg.DATASETS.CUSTOM]:
-        register(name, json_file, image_root, masks=masks)
+        cache_dir = cfg.DATASETS.CACHE_DIR
+        register(name, json_file, image_root, masks=masks, cache_dir=cache_dir)
     wanted = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     raise_all(problem for name in wanted for problem in _problems(name))
 
 
 def register(
-    name: str, json_file: str | os.PathLike, image_root: str | os.PathLike, *, masks: bool = False
+    name: str, json_file: str | os.PathLike, image_root: str | os.PathLike, **options: Any
 ) -> None:
     """Register one COCO- or LVIS-format dataset; its file is read when first asked for.
+
+    Args:
+        options: of :class:`~det_transfer.data.datasets.JsonDataset`
 
     Raises:
         UserError: the name is taken by a dataset that somebody else registered
@@ -65,12 +71,34 @@ def register(
         raise UserError(
             f"DATASETS.CUSTOM: the name {name} is taken by another dataset; choose another name"
         )
-    dataset = JsonDataset(name, str(json_file), str(image_root), masks=masks)
+    dataset = JsonDataset(name, str(json_file), str(image_root), **options)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
             catalog.pop(name)
     DatasetCatalog.register(name, dataset)
     MetadataCatalog.get(name).set(json_file=dataset.json_file, image_root=dataset.image_root)
+
+
+def content_of(cfg: CfgNode, name: str) -> Content:
+    """What a registered dataset holds; large files are kept in DATASETS.CACHE_DIR."""
+    dataset, metadata = DatasetCatalog[name], MetadataCatalog.get(name)
+    if isinstance(dataset, JsonDataset):
+        return dataset.content
+    readers = "detectron2.data.datasets."  # of whose results it is known what they depend on
+    if not metadata.get("json_file") or not dataset.__module__.startswith(readers):
+        return Content.of(DatasetCatalog.get(name))
+
+    def read() -> tuple[list[dict], dict]:
+        return DatasetCatalog.get(name), metadata.as_dict()
+
+    content = content_of_file(
+        metadata.json_file,
+        read,
+        cache_dir=cfg.DATASETS.CACHE_DIR,
+        key=(dataset.__module__, name, os.path.abspath(metadata.image_root)),
+    )
+    metadata.set(**content.facts)  # that reading completes
+    return content
 
 
 def _problems(name: str) -> list[str]:

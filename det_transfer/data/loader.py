@@ -6,6 +6,7 @@ broken one was: batches are grouped on indices alone, and skipping costs nothing
 """
 
 import contextlib
+import gc
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetFromList,
     build_detection_test_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.data.detection_utils import build_augmentation
@@ -26,9 +25,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
+from .catalog import content_of
 from .mapper import BROKEN, TransferDatasetMapper
 from .pasting import CopyPasteMapper, PastePool, Paster, source_weights
-from .training_set import training_set
+from .training_set import TrainingSet, training_set
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,11 @@ class TrainLoader:
             generator=torch.Generator(),
             worker_init_fn=_one_thread,
         )
-        return self.pool(loader, self._refill) if self.pool else iter(loader)
+        gc.collect()
+        gc.freeze()  # so that no worker copies pages by looking for garbage in them
+        batches = iter(loader)
+        gc.unfreeze()
+        return self.pool(batches, self._refill) if self.pool else batches
 
 
 def _one_thread(_: int) -> None:
@@ -231,12 +235,12 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
         )
     seed = max(cfg.SEED, 0)
     training = training_set(cfg)
-    dicts = training.dicts
+    outline = training.outline
     with seeded(seed):  # Detectron2's samplers take their seed from NumPy's global generator
         parts = _train_loader_from_config(
-            cfg, mapper or TransferDatasetMapper(cfg, True), dataset=dicts
+            cfg, mapper or TransferDatasetMapper(cfg, True), dataset=outline
         )
-    groups = [int(d["width"] > d["height"]) for d in dicts]
+    groups = [int(d["width"] > d["height"]) for d in outline]
     batches = PositionedBatches(
         parts["sampler"],
         cfg.SOLVER.IMS_PER_BATCH // world_size,
@@ -244,16 +248,15 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
         rank=comm.get_rank(),
         world_size=world_size,
     )
-    records = DatasetFromList(dicts, copy=False)
-    mapper, pool = _with_copy_paste(cfg, parts["mapper"], records, dicts, seed)
-    dataset = PositionedDataset(records, mapper, seed, cfg.DATASETS.MAX_SKIPPED)
+    mapper, pool = _with_copy_paste(cfg, parts["mapper"], training, seed)
+    dataset = PositionedDataset(training.records, mapper, seed, cfg.DATASETS.MAX_SKIPPED)
     loader = TrainLoader(dataset, batches, parts["num_workers"], pool)
     loader.objects, loader.subset = training.objects, training.subset
     return loader
 
 
 def _with_copy_paste(
-    cfg: CfgNode, mapper: Any, records: Dataset, dicts: list[dict], seed: int
+    cfg: CfgNode, mapper: Any, training: TrainingSet, seed: int
 ) -> tuple[Any, PastePool | None]:
     """The mapper that pastes, or the pool that does so behind it, as INPUT.COPY_PASTE says."""
     options = cfg.INPUT.COPY_PASTE
@@ -261,10 +264,12 @@ def _with_copy_paste(
         return mapper, None
     paster = Paster.from_config(cfg)
     if options.SOURCE == "stream":
-        return CopyPasteMapper(mapper, records, paster, source_weights(cfg, dicts)), None
-    weights = source_weights(cfg, dicts, drawn_by=cfg.DATALOADER.SAMPLER_TRAIN)
+        weights = source_weights(cfg, training.outline)
+        return CopyPasteMapper(mapper, training.records, paster, weights), None
+    weights = source_weights(cfg, training.outline, drawn_by=cfg.DATALOADER.SAMPLER_TRAIN)
     if weights is not None:
-        weights = {d["file_name"]: float(w) for d, w in zip(dicts, weights, strict=True)}
+        names = [record["file_name"] for record in training.outline]
+        weights = dict(zip(names, weights.tolist(), strict=True))
     return mapper, PastePool(options.POOL_SIZE, paster, seed, weights)
 
 
@@ -280,15 +285,19 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
                 f"{record.get('file_name')}: {type(error).__name__}: {error}"
             ) from error
 
-    return build_detection_test_loader(cfg, dataset_name, mapper=named)
+    return _one_by_one(cfg, dataset_name, named)
 
 
 def build_validation_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """All images of a test set with their annotations, prepared as for testing, one at a time."""
     augmentations = build_augmentation(cfg, is_train=False)
     mapper = TransferDatasetMapper(cfg, is_train=True, augmentations=augmentations)
-    return build_detection_test_loader(
-        get_detection_dataset_dicts(dataset_name, filter_empty=False),
-        mapper=mapper,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
+    return _one_by_one(cfg, dataset_name, mapper)
+
+
+def _one_by_one(cfg: CfgNode, dataset_name: str, mapper: Any) -> DataLoader:
+    if cfg.MODEL.LOAD_PROPOSALS:  # Detectron2 reads them together with the dataset
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    records = content_of(cfg, dataset_name).records
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return build_detection_test_loader(records, mapper=mapper, num_workers=workers)

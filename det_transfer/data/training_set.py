@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.build import print_instances_class_histogram
+from detectron2.data.detection_utils import check_metadata_consistency
 from numpy.typing import NDArray
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from .. import run_folder
 from ..errors import UserError
+from .catalog import content_of
+from .records import Content
 from .subset import checksum, few_shots, fraction
 
 __all__ = ["TrainingSet", "set_image_counts", "training_set", "write_subset"]
@@ -26,28 +31,30 @@ class TrainingSet:
     """What DATASETS.TRAIN, TRAIN_FRACTION and TRAIN_SHOTS come to.
 
     Attributes:
-        dicts: dataset dicts
+        records: dataset dicts, one copy for all processes
+        outline: see :func:`~det_transfer.data.records.outline_of`, of the same images
         objects: (classes,) objects of each class, without crowds
         subset: what the run folder says of the choice, with the ids of the images; None: all
     """
 
-    dicts: list[dict[str, Any]]
+    records: Dataset
+    outline: list[dict[str, Any]]
     objects: NDArray[np.integer]
     subset: dict[str, Any] | None = None
 
 
 def training_set(cfg: CfgNode) -> TrainingSet:
     """Read the training data; warns of classes that a choice of images leaves without objects."""
-    dicts = _all_dicts(cfg)
+    records, outline = _records(cfg)
     options = cfg.DATASETS
-    classes = [_classes(record) for record in dicts]
+    classes = [_classes(record) for record in outline]
     if options.TRAIN_SHOTS:
         chosen = few_shots(classes, options.TRAIN_SHOTS, options.SUBSET_SEED)
     elif options.TRAIN_FRACTION < 1:
         chosen = fraction(classes, options.TRAIN_FRACTION, options.SUBSET_SEED)
     else:
-        return TrainingSet(dicts, _counts(cfg, classes))
-    left = [dicts[index] for index in chosen]
+        return TrainingSet(records, outline, _counts(cfg, classes))
+    left = [outline[index] for index in chosen]
     objects = _counts(cfg, [classes[index] for index in chosen])
     _warn_of_empty(cfg, _counts(cfg, classes), objects)
     ids = [record["image_id"] for record in left]
@@ -56,12 +63,14 @@ def training_set(cfg: CfgNode) -> TrainingSet:
         "fraction": options.TRAIN_FRACTION,
         "shots": options.TRAIN_SHOTS,
         "seed": options.SUBSET_SEED,
-        "of": len(dicts),
+        "of": len(outline),
         "sha256": checksum(ids),
         "images": ids,
     }
-    logger.info("training on %d of %d images, %s...", len(left), len(dicts), subset["sha256"][:12])
-    return TrainingSet(left, objects, subset)
+    logger.info(
+        "training on %d of %d images, %s...", len(left), len(outline), subset["sha256"][:12]
+    )
+    return TrainingSet(Subset(records, np.array(chosen)), left, objects, subset)
 
 
 def write_subset(output_dir: str, subset: dict[str, Any]) -> None:
@@ -89,19 +98,39 @@ def set_image_counts(cfg: CfgNode) -> None:
     names = [n for n in cfg.DATASETS.TRAIN if not MetadataCatalog.get(n).get("class_image_count")]
     if not names:
         return
-    images = _counts(cfg, [sorted(set(_classes(r))) for r in training_set(cfg).dicts])
+    images = _counts(cfg, [sorted(set(_classes(r))) for r in training_set(cfg).outline])
     counts = [{"id": n + 1, "image_count": int(count)} for n, count in enumerate(images)]
     for name in names:
         MetadataCatalog.get(name).class_image_count = counts
 
 
-def _all_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
-    """As Detectron2's train loader reads them."""
-    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+def _records(cfg: CfgNode) -> tuple[Dataset, list[dict[str, Any]]]:
+    """The dataset dicts and their outlines, of the images that Detectron2's train loader takes."""
+    names = cfg.DATASETS.TRAIN
+    if cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
+        contents = [Content.of(_dicts_for_more_than_objects(cfg))]
+    else:
+        contents = [content_of(cfg, name) for name in names]
+    outline = [record for content in contents for record in content.outline]
+    records: Dataset = ConcatDataset([content.records for content in contents])
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in outline[0]:
+        kept = np.flatnonzero([bool(_classes(record)) for record in outline])
+        if not len(kept):
+            raise UserError(f"DATASETS.TRAIN {', '.join(names)}: no image has an object")
+        records, outline = Subset(records, kept), [outline[index] for index in kept]
+    if _names(cfg):
+        check_metadata_consistency("thing_classes", names)
+        print_instances_class_histogram(outline, _names(cfg))
+    return records, outline
+
+
+def _dicts_for_more_than_objects(cfg: CfgNode) -> list[dict[str, Any]]:
     return get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
+        filter_empty=False,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        if cfg.MODEL.KEYPOINT_ON
+        else 0,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
 

@@ -49,7 +49,7 @@ def test_all_images_by_default(data):
 
 def test_a_fraction_and_the_file_that_says_which(data, tmp_path):
     training = training_set(config(data, "DATASETS.TRAIN_FRACTION", 0.5))
-    ids = [record["image_id"] for record in training.dicts]
+    ids = [record["image_id"] for record in training.records]
     assert 0.4 * 40 < len(ids) < 0.6 * 40
     assert training.subset["images"] == ids
     assert training.objects.sum() < sum(counted(data))
@@ -69,7 +69,7 @@ def test_a_fraction_and_the_file_that_says_which(data, tmp_path):
 def test_shots(data):
     training = training_set(config(data, "DATASETS.TRAIN_SHOTS", 2))
     assert all(have >= min(2, n) for have, n in zip(training.objects, counted(data), strict=True))
-    assert len(training.dicts) <= 6
+    assert len(training.records) <= 6
     plenty = training_set(config(data, "DATASETS.TRAIN_SHOTS", 99))
     assert plenty.objects.tolist() == counted(data)
 

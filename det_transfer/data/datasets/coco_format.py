@@ -6,7 +6,7 @@ so that a dataset of one's own in LVIS format cannot be read with it.
 
 import json
 import logging
-from collections.abc import Iterator
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..checks.annotations import (
     reference_findings,
     usable_polygons,
 )
+from ..records import Content, content_of_file
 
 __all__ = ["JsonDataset"]
 
@@ -36,48 +37,55 @@ class JsonDataset:
 
     Args:
         masks: masks are to be trained; objects without one are left out
+        cache_dir: see :func:`~det_transfer.data.records.content_of_file`
 
     Attributes:
         classes (list[str]): names in the order of the contiguous ids 0..K-1
         contiguous_ids (dict[int, int]): category id of the json -> contiguous id
         style (str): ``"lvis"`` where the json says which classes an image was verified for
             (``neg_category_ids``), else ``"coco"``
+        check (AnnotationCheck): what is wrong with the annotations and the names of the files
     """
 
-    def __init__(self, name: str, json_file: str, image_root: str, *, masks: bool = False):
+    def __init__(
+        self,
+        name: str,
+        json_file: str,
+        image_root: str,
+        *,
+        masks: bool = False,
+        cache_dir: str = "",
+    ):
         self.name = name
         self.masks = masks
         self.json_file = str(json_file)
         self.image_root = str(image_root)
+        self.cache_dir = cache_dir
 
     @cached_property
-    def _content(self) -> dict[str, Any]:
-        """The parsed file. Raises: UserError where it is missing or in neither format."""
-        return read_annotations(self.json_file, what=f"dataset {self.name}")
+    def content(self) -> Content:
+        """Raises: UserError where the file is missing or in neither format."""
+        key = ("json", self.image_root, os.path.abspath(self.image_root), f"masks {self.masks}")
+        return content_of_file(self.json_file, self._read, cache_dir=self.cache_dir, key=key)
 
-    @cached_property
-    def categories(self) -> list[dict[str, Any]]:
-        return sorted(self._content["categories"], key=lambda category: category["id"])
-
-    @cached_property
-    def style(self) -> str:
-        return annotation_style(self._content)
-
-    @cached_property
+    @property
     def check(self) -> AnnotationCheck:
-        """What is wrong with the annotations and the names of the files."""
-        return check_annotations(self._content, self.image_root, masks=self.masks)
+        return self.content.facts["check"]
+
+    @property
+    def style(self) -> str:
+        return self.content.facts["style"]
 
     @property
     def classes(self) -> list[str]:
-        return [str(category["name"]) for category in self.categories]
+        return self.content.facts["classes"]
 
-    @cached_property
+    @property
     def contiguous_ids(self) -> dict[int, int]:
-        return {category["id"]: index for index, category in enumerate(self.categories)}
+        return self.content.facts["contiguous_ids"]
 
     def __call__(self) -> list[dict[str, Any]]:
-        """Dataset dicts, one an image, in the order of image ids; the file is let go after.
+        """Dataset dicts, one an image, in the order of image ids.
 
         Images and annotations that :attr:`check` says to skip are left out.
         """
@@ -89,45 +97,57 @@ class JsonDataset:
                 len(skip.skip_images),
                 len(skip.skip_annotations),
             )
-        annotations: dict[int, list[dict]] = {}
-        for annotation in self._content["annotations"]:
-            if annotation["id"] not in skip.skip_annotations:
-                annotations.setdefault(annotation["image_id"], []).append(annotation)
-        images = sorted(self._content["images"], key=lambda image: image["id"])
-        dicts = [
-            self._dict(image, annotations.get(image["id"], ()))
-            for image in images
-            if image["id"] not in skip.skip_images
-        ]
-        # What else is asked of the file was taken from it; an LVIS json is a gigabyte as objects.
-        _ = self.categories, self.style, self.contiguous_ids
-        del self._content
-        return dicts
+        return list(self.content.records)
 
-    def _dict(self, image: dict, annotations) -> dict[str, Any]:
-        return {
-            "file_name": str(Path(self.image_root) / image_file(image)),
+    def _read(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        content = read_annotations(self.json_file, what=f"dataset {self.name}")
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        facts = {
+            "check": check_annotations(content, self.image_root, masks=self.masks),
+            "style": annotation_style(content),
+            "classes": [str(category["name"]) for category in categories],
+            "contiguous_ids": {c["id"]: index for index, c in enumerate(categories)},
+        }
+        return _dicts(content, facts, self.image_root), facts
+
+
+def _dicts(content: dict[str, Any], facts: dict[str, Any], root: str) -> list[dict[str, Any]]:
+    skip: AnnotationCheck = facts["check"]
+    annotations: dict[int, list[dict]] = {}
+    for annotation in content["annotations"]:
+        if annotation["id"] not in skip.skip_annotations and not annotation.get("ignore", 0):
+            annotations.setdefault(annotation["image_id"], []).append(annotation)
+    images = sorted(content["images"], key=lambda image: image["id"])
+    return [
+        {
+            "file_name": str(Path(root) / image_file(image)),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
             **{key: image[key] for key in _LVIS_IMAGE_KEYS if key in image},
-            "annotations": list(self._annotations(annotations, image["height"], image["width"])),
+            "annotations": [
+                _annotation(annotation, facts["contiguous_ids"], image["height"], image["width"])
+                for annotation in annotations.get(image["id"], ())
+            ],
         }
+        for image in images
+        if image["id"] not in skip.skip_images
+    ]
 
-    def _annotations(self, annotations, height: int, width: int) -> Iterator[dict[str, Any]]:
-        for annotation in annotations:
-            if annotation.get("ignore", 0):
-                continue
-            result = {
-                "bbox": annotation["bbox"],
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": self.contiguous_ids[annotation["category_id"]],
-                "iscrowd": annotation.get("iscrowd", 0),
-            }
-            segmentation = _usable(annotation.get("segmentation"), height, width)
-            if segmentation:
-                result["segmentation"] = segmentation
-            yield result
+
+def _annotation(
+    annotation: dict[str, Any], contiguous_ids: dict[int, int], height: int, width: int
+) -> dict[str, Any]:
+    result = {
+        "bbox": annotation["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": contiguous_ids[annotation["category_id"]],
+        "iscrowd": annotation.get("iscrowd", 0),
+    }
+    segmentation = _usable(annotation.get("segmentation"), height, width)
+    if segmentation:
+        result["segmentation"] = segmentation
+    return result
 
 
 def read_annotations(json_file: str, what: str = "annotations") -> dict[str, Any]:

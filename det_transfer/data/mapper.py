@@ -6,10 +6,18 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import SizeMismatchError, annotations_to_instances
+from detectron2.data.detection_utils import (
+    SizeMismatchError,
+    annotations_to_instances,
+    filter_empty_instances,
+    transform_instance_annotations,
+)
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from PIL.Image import DecompressionBombError
+
+from .bitmasks import draw_bitmasks
 
 __all__ = ["BROKEN", "TransferDatasetMapper", "large_scale_jitter"]
 
@@ -72,7 +80,34 @@ class TransferDatasetMapper(DatasetMapper):
             del dataset_dict["annotations"]
             dataset_dict["instances"] = annotations_to_instances([], image_shape)
             return
+        if self._draws_bitmasks(dataset_dict["annotations"]):
+            annotations = dataset_dict.pop("annotations")
+            dataset_dict["instances"] = self._instances(annotations, transforms, image_shape)
+            return
         super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+    def _draws_bitmasks(self, annotations: list[dict[str, Any]]) -> bool:
+        drawn = self.use_instance_mask and self.instance_mask_format == "bitmask"
+        objects = (a for a in annotations if not a.get("iscrowd", 0))
+        return drawn and not self.use_keypoint and all("segmentation" in a for a in objects)
+
+    def _instances(
+        self, annotations: list[dict[str, Any]], transforms: T.TransformList, image_shape: Any
+    ) -> Instances:
+        """What Detectron2's mapper makes of them, masks drawn faster."""
+        objects = [
+            transform_instance_annotations(annotation, transforms, image_shape)
+            for annotation in annotations
+            if not annotation.get("iscrowd", 0)
+        ]
+        drawn = draw_bitmasks([object_.pop("segmentation") for object_ in objects], *image_shape)
+        masks, boxes, kept = drawn
+        instances = annotations_to_instances([objects[index] for index in kept], image_shape)
+        instances.gt_masks = BitMasks(masks)
+        if self.recompute_boxes:
+            instances.gt_boxes = Boxes(boxes)
+            return instances
+        return filter_empty_instances(instances, by_mask=False)
 
 
 def _resized(transforms: T.TransformList) -> float:

@@ -28,9 +28,17 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Turns:
-    """What a side did: seconds of each turn, and the peak bytes of its process."""
+    """What a side did.
+
+    Attributes:
+        seconds: of each turn
+        cpu: seconds that the process computed in each, over its threads; what else the machine
+            does is hardly in them
+        peak: bytes of the process
+    """
 
     seconds: list[float]
+    cpu: list[float]
     peak: int
 
     def summary(self) -> dict[str, float]:
@@ -55,29 +63,32 @@ def take_turns(
     for name, make in makers.items():
         pipes[name], theirs = context.Pipe()
         context.Process(target=_serve, args=(make, device, theirs), daemon=True).start()
-    seconds: dict[str, list[float]] = {name: [] for name in pipes}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in pipes}
     for round_ in range(rounds + 2):
         for name, pipe in pipes.items():
             pipe.send(True)
-            taken = pipe.recv()
+            both = pipe.recv()
             if round_ >= 2:
-                seconds[name].append(taken)
+                taken[name].append(both)
     peaks = {}
     for name, pipe in pipes.items():
         pipe.send(False)
         peaks[name] = pipe.recv()
-    return {name: Turns(seconds[name], peaks[name]) for name in pipes}
+    return {
+        name: Turns([wall for wall, _ in taken[name]], [cpu for _, cpu in taken[name]], peaks[name])
+        for name in pipes
+    }
 
 
 def _serve(make: Callable[[], Step], device: str, pipe: Connection) -> None:
     quiet()
     step = make()
     while pipe.recv():
-        start = time.perf_counter()
+        start, computed = time.perf_counter(), time.process_time()
         step()
         if device == "cuda":
             torch.cuda.synchronize()
-        pipe.send(time.perf_counter() - start)
+        pipe.send((time.perf_counter() - start, time.process_time() - computed))
     pipe.send(peak_memory()[device.replace("cpu", "host")])
 
 

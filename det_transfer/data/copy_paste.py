@@ -89,12 +89,16 @@ def paste(target: Scene, source: Scene, *, scale: float = 1.0, blend: float = 0.
         return target
     x0, y0, x1, y1 = box.astype(int)
     window = slice(y0, y1), slice(x0, x1)  # all that is looked at lies in it
-    left = _what_is_left(target, alpha, window, scale)
+    kept, boxes = _what_is_left(target, alpha, window, scale)
+    masks = np.empty((len(kept) + len(source), *alpha.shape), dtype=bool)  # copied but once
+    np.take(target.masks, kept, axis=0, out=masks[: len(kept)], mode="clip")
+    masks[(slice(len(kept)), *window)] &= ~alpha[window]
+    masks[len(kept) :] = source.masks
     return Scene(
         image=_composed(target.image, source.image, alpha, window, blend),
-        masks=np.concatenate([left.masks, source.masks]),
-        boxes=np.concatenate([left.boxes, source.boxes.astype(left.boxes.dtype)]),
-        classes=np.concatenate([left.classes, source.classes.astype(left.classes.dtype)]),
+        masks=masks,
+        boxes=np.concatenate([boxes, source.boxes.astype(boxes.dtype)]),
+        classes=np.concatenate([target.classes[kept], source.classes.astype(target.classes.dtype)]),
     )
 
 
@@ -114,21 +118,23 @@ def _composed(
 
 def _what_is_left(
     target: Scene, alpha: NDArray, window: tuple[slice, slice], scale: float
-) -> Scene:
+) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+    """Indices of the objects that stay, and their boxes."""
     hidden = alpha[window]
     touched = (target.masks[(slice(None), *window)] & hidden).any(axis=(1, 2))
-    masks, boxes = target.masks.copy(), target.boxes.copy()
+    boxes = target.boxes.copy()
     kept = np.ones(len(target), dtype=bool)
     for n in np.flatnonzero(touched):
-        masks[n][window] &= ~hidden
-        tight = tight_box(masks[n])
+        mask = target.masks[n].copy()
+        mask[window] &= ~hidden
+        tight = tight_box(mask)
         if tight is None:
             kept[n] = False
             continue
         moved = np.abs(tight - target.boxes[n]) > EDGE_MOVED * scale
         boxes[n, moved] = tight[moved]
-        kept[n] = not moved.any() or np.count_nonzero(masks[n]) > FEW_PIXELS * scale**2
-    return Scene(target.image, masks[kept], boxes[kept], target.classes[kept])
+        kept[n] = not moved.any() or np.count_nonzero(mask) > FEW_PIXELS * scale**2
+    return np.flatnonzero(kept), boxes[kept]
 
 
 def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.floating] | None:

@@ -65,7 +65,7 @@ def seeded(*key: int) -> Iterator[None]:
 class PositionedDataset(Dataset):
     """Maps (position in the stream, index) to a sample with all its choices seeded by position.
 
-    The sample, a dict, says its "position".
+    The sample, a dict, says its "position", and its "index" in the list.
 
     A mapper that returns None (nothing usable), or that fails on a broken image, is answered by
     the next image of the list; what failed is logged once.
@@ -87,9 +87,10 @@ class PositionedDataset(Dataset):
         position, index = key
         with seeded(self.seed, position):
             for offset in range(len(self.dicts)):
-                sample = self._sample((index + offset) % len(self.dicts))
+                place = (index + offset) % len(self.dicts)
+                sample = self._sample(place)
                 if sample is not None:
-                    sample["position"] = position
+                    sample.update(position=position, index=place)
                     return sample
         raise UserError("no image of the dataset gives a usable sample")
 

@@ -106,7 +106,7 @@ def test_an_unusable_image_is_answered_by_the_next():
         return None if sample == 1 else {"id": sample}
 
     dataset = PositionedDataset([0, 1, 2], mapper, 0)
-    drawn = [{"id": index, "position": 9} for index in (0, 2, 2)]
+    drawn = [{"id": index, "position": 9, "index": index} for index in (0, 2, 2)]
     assert [dataset[(9, index)] for index in range(3)] == drawn
     with pytest.raises(UserError, match="no image"):
         PositionedDataset([1, 1], mapper, 0)[(0, 0)]

@@ -199,14 +199,19 @@ def test_detectron2s_readers_too_with_what_they_say_of_classes(detectron2s, data
     assert len(os.listdir(kept)) == 2  # the entry and its lock
 
 
-def test_of_other_readers_nothing_is_kept(data, kept):
-    DatasetCatalog.register("other", lambda: load_coco_json(*map(str, data)))
-    MetadataCatalog.get("other").json_file = str(data[0])
+@pytest.fixture
+def read_by_a_function(data):
+    DatasetCatalog.register("by_a_function", lambda: load_coco_json(*map(str, data)))
+    MetadataCatalog.get("by_a_function").json_file = str(data[0])
+    yield "by_a_function"
+    DatasetCatalog.remove("by_a_function")
+    MetadataCatalog.remove("by_a_function")
+
+
+def test_of_other_readers_nothing_is_kept(read_by_a_function, kept):
     cfg = load_config(None, ["DATASETS.CACHE_DIR", kept]).cfg
-    assert len(content_of(cfg, "other").records) == 6
+    assert len(content_of(cfg, read_by_a_function).records) == 6
     assert not os.path.exists(kept)
-    DatasetCatalog.remove("other")
-    MetadataCatalog.remove("other")
 
 
 def test_the_config_says_where(data, kept):

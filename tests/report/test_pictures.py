@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from det_transfer.report import draw_predictions
-from det_transfer.report.pictures import _label
+from det_transfer.report.drawing import _label
 from det_transfer.run_folder import PredictionWriter, eval_folder
 
 

@@ -98,6 +98,10 @@ def test_an_edited_curve_is_seen_where_it_can_be(checkout):
     # Another matplotlib draws otherwise: its file is left alone.
     (checkout / CURVE).write_bytes(svg.replace(b"Matplotlib v", b"Matplotlib v0."))
     assert stale(checkout, render(checkout)) == []
+    # Another processor gives the clip paths other names.
+    name = re.search(rb"p[0-9a-f]{10}", svg)[0]
+    (checkout / CURVE).write_bytes(svg.replace(name, b"p0123456789"))
+    assert stale(checkout, render(checkout)) == []
 
 
 def test_tables_between_markers_and_nothing_else(checkout):

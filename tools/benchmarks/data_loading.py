@@ -196,13 +196,17 @@ def annotations(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_links(folder: Path, count: int) -> None:
-    """One picture under as many names."""
+    """One picture under as many names; a file has 65,000 at most where the file system is ext4."""
     folder.mkdir()
-    first = folder / f"{1:012}.jpg"
-    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    Image.fromarray(noise).resize((640, 640), Image.Resampling.BICUBIC).save(first, quality=90)
-    for k in range(2, count + 1):
-        os.link(first, folder / f"{k:012}.jpg")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
+    picture = noise.resize((640, 640), Image.Resampling.BICUBIC)
+    for k in range(1, count + 1):
+        path = folder / f"{k:012}.jpg"
+        if k % 50_000 == 1:
+            picture.save(path, quality=90)
+            original = path
+        else:
+            os.link(original, path)
 
 
 def measured(folder: str, side: str, what: str, workers: int) -> float:

@@ -28,11 +28,13 @@ setup(
     # timm asks for torch and torchvision, without a version; those that are there stay.
     install_requires=[
         "hotcoco",
+        "jinja2",
         "matplotlib",
         "numpy",
         "pillow",
         "pycocotools",
         "safetensors",
+        "scikit-learn",
         "shapely",
         "tabulate",
         "timm>=1.0",

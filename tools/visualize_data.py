@@ -33,11 +33,11 @@ from det_transfer.run_folder import replacing
 
 # Pixels. JPEG has 65,535 at most, and Copy-Paste's images are square.
 _HIGHEST = 60_000
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
 
 def read(args: argparse.Namespace) -> CfgNode:
-    opts = [*args.opts, "DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", "0"]
-    config = load_config(args.config_file, opts)
+    config = load_config(args.config_file, [*args.opts, "DATASETS.TEST", "()"])
     validate(config.cfg, config.explicit)
     prepare(config)
     return config.cfg
@@ -48,8 +48,7 @@ def rows(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Image.Image]:
     loader.start_at(args.iteration)
     untouched = TransferDatasetMapper(cfg, True, augmentations=[])
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-    fed = itertools.chain.from_iterable(loader)
-    for sample in itertools.islice(fed, args.count):
+    for sample in itertools.islice(loader.one_by_one(), args.count):
         before = untouched(loader.dataset.dicts[sample["index"]])
         sides = [(Path(sample["file_name"]).name, before), ("fed", sample)]
         yield beside([drawn(side, title, names, cfg, args.side) for title, side in sides])
@@ -71,7 +70,8 @@ def drawn(
         )
     ]
     more = f", {pasted} of them pasted" * (pasted > 0)
-    title = f"{title}: {len(objects)} objects{more}, {picture.width} x {picture.height} px"
+    number = f"{len(objects)} object{'s' * (len(objects) != 1)}"
+    title = f"{title}: {number}{more}, {picture.width} x {picture.height} px"
     return annotated(picture, title, shapes, side / max(picture.size))
 
 
@@ -89,8 +89,14 @@ def main(args: argparse.Namespace) -> None:
     if sheet.height > _HIGHEST:
         sheet.thumbnail((sheet.width, _HIGHEST))
     with replacing(args.output) as temporary:
-        sheet.save(temporary, format="JPEG", quality=88)
+        sheet.save(temporary, format=FORMATS[args.output.suffix.lower()], quality=88)
     print(f"{args.count} images before and after in {args.output}")
+
+
+def picture(text: str) -> Path:
+    if Path(text).suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(FORMATS)}")
+    return Path(text)
 
 
 def positive(text: str) -> int:
@@ -105,7 +111,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--output", type=Path, default=Path("output/data.jpg"), metavar="FILE")
+    parser.add_argument("--output", type=picture, default="output/data.jpg", metavar="FILE")
     parser.add_argument("--count", type=positive, default=6, help="images")
     parser.add_argument("--side", type=positive, default=480, help="of a picture, in pixels")
     parser.add_argument("--iteration", type=int, default=0, help="to look at")

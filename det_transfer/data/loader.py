@@ -207,6 +207,13 @@ class TrainLoader:
         gc.unfreeze()
         return self.pool(batches, self._refill) if self.pool else batches
 
+    def one_by_one(self) -> Iterator[dict]:
+        """The same samples without batches, each made in this process when it is asked for."""
+        made = ([self.dataset[key]] for batch in self.batches for key in batch)
+        if self.pool:
+            made = self.pool(made, self._refill * self.batches.batch_size)
+        return (sample for (sample,) in made)
+
 
 def _one_thread(_: int) -> None:
     # OpenCV and torch threads inside workers only fight the training for cores.

@@ -66,6 +66,10 @@ def test_same_bytes_for_any_number_of_workers_and_after_resuming(tiny_coco, sour
         assert all_same(batches(other, 6), whole)
     for start in (1, 2, 4):  # with pools that are not full yet, and full ones
         assert all_same(batches(config(tiny_coco, *opts), 6 - start, start), whole[start:])
+        loader = build_train_loader(config(tiny_coco, *opts))
+        loader.start_at(start)
+        rest = list(itertools.chain(*whole[start:]))
+        assert all_same([itertools.islice(loader.one_by_one(), len(rest))], [rest])
     assert not all_same(batches(config(tiny_coco, *opts, "SEED", 6), 6), whole)
 
 

@@ -8,7 +8,7 @@ from .backbone import (
     build_reuse_backbone,
     build_timm_backbone,
 )
-from .meta_arch import TransferRetinaNet
+from .meta_arch import SharedBackboneDetector, TransferRetinaNet
 from .proposal_generator import TransferRPNHead
 from .roi_heads import TransferBoxHead, TransferCascadeROIHeads, TransferMaskHead
 
@@ -16,6 +16,7 @@ __all__ = [
     "DECODERS",
     "NASFPN",
     "ConvDecoder",
+    "SharedBackboneDetector",
     "TimmBackbone",
     "TransferBoxHead",
     "TransferCascadeROIHeads",

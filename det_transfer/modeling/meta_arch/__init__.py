@@ -1,5 +1,6 @@
-"""Whole detectors."""
+"""Whole detectors, and several on one trunk."""
 
 from .retinanet import TransferRetinaNet
+from .shared import SharedBackboneDetector
 
-__all__ = ["TransferRetinaNet"]
+__all__ = ["SharedBackboneDetector", "TransferRetinaNet"]

@@ -6,8 +6,9 @@ instances = model("street.jpg")
 """
 
 import argparse
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,10 @@ def load(
         score_threshold: leaves out detections with a lower score, beyond the config's
             MODEL.ROI_HEADS.SCORE_THRESH_TEST
     Raises:
-        UserError: no run, no checkpoint, or one that does not fit the config
+        UserError: no run, no checkpoint, one that does not fit the config, or no such device
     """
     quiet()
+    _check_device(device)
     folder = Path(run)
     config_file = folder / run_folder.CONFIG
     if not config_file.is_file():
@@ -125,6 +127,15 @@ def load(
         weights=checkpoint,
         score_threshold=score_threshold,
     )
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device or "cpu").type
+    except RuntimeError as error:
+        raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device!r}: torch finds no CUDA device here")
 
 
 def _checkpoint(folder: Path, name: str) -> Path:
@@ -152,8 +163,8 @@ def _classes(folder: Path, cfg: CfgNode) -> list[str]:
 class Detector:
     """A trained detector that takes images in any form and gives Detectron2's ``Instances``.
 
-    Images go through the model one by one: in a padded batch a prediction would depend, by a
-    little, on the other images.
+    Images of different sizes never go through the model together: in a padded batch a prediction
+    would depend, by a little, on the other images.
 
     Attributes:
         model: the Detectron2 model, in evaluation mode
@@ -178,12 +189,16 @@ class Detector:
         self.score_threshold = score_threshold
         self._augmentation = T.AugmentationList(build_augmentation(cfg, is_train=False))
 
-    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Instances | list[Instances]:
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], *, batch: int = 1
+    ) -> Instances | list[Instances]:
         """Detect in one image or in several.
 
         Args:
             images: one or more of: a path; a PIL image; an array (H, W, 3) uint8 in **BGR** order
                 as OpenCV reads it and Detectron2's DefaultPredictor takes it, or (H, W) grey
+            batch: up to so many that follow each other and have one size go through the model
+                together, which is faster on a GPU and differs from one by one by rounding
 
         Returns:
             for one image its ``Instances`` on the CPU, for several a list of them: Detectron2's
@@ -193,18 +208,29 @@ class Detector:
             ValueError: an array of another shape or type
         """
         if isinstance(images, ImageLike):
-            return self._detect(images)
-        return [self._detect(image) for image in images]
+            return self._detect([self._sample(images)])[0]
+        return list(self.each(images, batch=batch))
 
-    @torch.no_grad()
-    def _detect(self, image: ImageLike) -> Instances:
+    def each(self, images: Iterable[ImageLike], *, batch: int = 1) -> Iterator[Instances]:
+        """As a call on several, one after the other: of `images` only a batch is held at a time."""
+        samples = map(self._sample, images)
+        for _, alike in itertools.groupby(samples, key=lambda sample: sample["image"].shape):
+            while some := list(itertools.islice(alike, batch)):
+                yield from self._detect(some)
+
+    def _sample(self, image: ImageLike) -> dict[str, Any]:
         array = convert_PIL_to_numpy(_picture(image), self.cfg.INPUT.FORMAT)
         height, width = array.shape[:2]
         augmented = T.AugInput(array)
         self._augmentation(augmented)
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
-        sample = {"image": torch.from_numpy(pixels), "height": height, "width": width}
-        found: Instances = self.model([sample])[0]["instances"].to("cpu")
+        return {"image": torch.from_numpy(pixels), "height": height, "width": width}
+
+    @torch.no_grad()
+    def _detect(self, samples: list[dict[str, Any]]) -> list[Instances]:
+        return [self._named(output["instances"].to("cpu")) for output in self.model(samples)]
+
+    def _named(self, found: Instances) -> Instances:
         found = found[found.scores >= self.score_threshold]
         indices = found.pred_classes.tolist()
         found.pred_class_names = Names(

@@ -19,6 +19,7 @@ ALLOWED = {
     "evaluation": BASE | {"reuse", "data", "modeling"},
     "engine": BASE | {"reuse"},
     "engine.detection": BASE | {"reuse", "data", "modeling", "evaluation", "engine"},
+    "prediction": BASE | {"reuse", "data", "modeling", "evaluation", "report"},
     "classification": BASE | {"reuse", "engine"},
     "report": {"errors", "run_folder"},
     "testing": {"errors"},

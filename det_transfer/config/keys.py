@@ -229,3 +229,13 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
 
     # bool: also write the predictions as COCO-format json beside the compact files.
     cfg.TEST.WRITE_JSON = False
+
+    # -- Services that are given the config, the scalars of metrics.json and the results too; see
+    #    det_transfer.engine.tracking. TensorBoard's log is written wherever it is installed.
+    cfg.TRACKING = CfgNode()
+    # list[str]: "wandb" (Weights & Biases), "mlflow"; each must be installed.
+    cfg.TRACKING.SERVICES = []
+    # str: what runs are filed under: W&B's project, MLflow's experiment.
+    cfg.TRACKING.PROJECT = "det_transfer"
+    # str: of the run there; "": the name of OUTPUT_DIR.
+    cfg.TRACKING.NAME = ""

@@ -82,6 +82,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *_norm_problems(cfg),
             *_solver_problems(cfg),
             *_test_problems(cfg),
+            *_tracking_problems(cfg),
         ]
     )
 
@@ -318,6 +319,18 @@ def _test_problems(cfg: CfgNode) -> Iterator[str]:
         yield "TEST.AUG.ENABLED: test-time augmentation is not done here; set it to False"
     if cfg.DETERMINISTIC and cfg.CUDNN_BENCHMARK:
         yield "DETERMINISTIC and CUDNN_BENCHMARK are both on; the latter chooses by time"
+
+
+_SERVICES = ("wandb", "mlflow")
+
+
+def _tracking_problems(cfg: CfgNode) -> Iterator[str]:
+    for service in cfg.TRACKING.SERVICES:
+        if service not in _SERVICES:
+            near = nearest(str(service), _SERVICES) or _SERVICES
+            yield f"TRACKING.SERVICES has {service!r}; it can hold {' and '.join(near)}"
+    if cfg.TRACKING.SERVICES and not cfg.TRACKING.PROJECT:
+        yield "TRACKING.PROJECT is empty; name what the runs are to be filed under"
 
 
 # Fewer images than this give batch norm poor statistics. Source: Wu and He 2018 (Group

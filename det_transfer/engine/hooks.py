@@ -120,6 +120,19 @@ class RunRecord(HookBase):
         self._content |= entries
 
     @property
+    def status(self) -> str:
+        """One of "built", "running", "finished", "failed", "interrupted"."""
+        return self._content["status"]
+
+    def summary(self) -> dict[str, float]:
+        """Results, seconds and peak bytes as they are now, each under one name."""
+        entries = {
+            **self._content.get("results", {}),
+            **{key: self._content.get(key, {}) for key in ("seconds", "peak_memory_bytes")},
+        }
+        return {k: v for k, v in run_folder.flat_metrics(entries).items() if v is not None}
+
+    @property
     def evaluations(self) -> list[dict[str, Any]]:
         """Of all evaluations so far ``iteration`` and ``metrics``, without those by class."""
         return self._content["evaluations"]

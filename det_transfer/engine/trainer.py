@@ -32,6 +32,7 @@ from .hooks import RunRecord, SameStatistics, SeedEachStep, last_iteration, prog
 from .optimizer import build_optimizer
 from .precision import AUTO, autocast, choose, precision_of
 from .selection import EarlyStop, KeepBest
+from .tracking import build_trackers, ids_before, tracked
 from .validation import validation_losses
 
 __all__ = ["StepTrainer", "TransferTrainer"]
@@ -161,6 +162,9 @@ class TransferTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
+        # First: what is not installed is known before anything takes time.
+        self.trackers = build_trackers(cfg) if comm.is_main_process() else []
+        self._tracked_before: dict[str, str] = {}
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
@@ -259,7 +263,8 @@ class TransferTrainer(DefaultTrainer):
         # The record counts evaluation too; the writers come last to write what all others put.
         result.append(self.record)
         if comm.is_main_process():
-            result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+            everyone = [*self.build_writers(), *self.trackers]
+            result.append(hooks.PeriodicWriter(everyone, period=20))
             result += progress_bar(self.max_iter)
         return result
 
@@ -289,6 +294,8 @@ class TransferTrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
+        if resume:
+            self._tracked_before = ids_before(self.cfg.OUTPUT_DIR)
         self.record.weights = self.checkpointer.origin
         self.record.carry_over(self.start_iter)
         if self.selection and self.selection.exhausted:
@@ -304,7 +311,8 @@ class TransferTrainer(DefaultTrainer):
 
     def train(self) -> dict | None:
         """Run training; whatever ends it early is written into the run's record first."""
-        with self._recorded():
+        trackers = tracked(self.trackers, self.record, self.cfg, self._tracked_before)
+        with trackers, self._recorded():
             self._trainer.choose_precision()
             self.record.precision = self._trainer.precision
             with contextlib.suppress(EarlyStop):

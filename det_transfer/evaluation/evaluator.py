@@ -37,7 +37,7 @@ from .files import (
 )
 from .metrics import category_metrics, summary
 
-__all__ = ["MAX_CATEGORIES_IN_RESULTS", "TASKS", "DetectionEvaluator"]
+__all__ = ["MAX_CATEGORIES_IN_RESULTS", "TASKS", "DetectionEvaluator", "encode_masks"]
 
 TASKS = ("bbox", "segm")
 # With more categories than this their AP stands in per_category.csv alone: Detectron2 writes every
@@ -175,7 +175,7 @@ class DetectionEvaluator(DatasetEvaluator):
             self._to_category_ids(instances.pred_classes.cpu().numpy()),
             instances.scores.float().cpu().numpy(),
             boxes.numpy(),
-            _encode(instances.pred_masks) if self._wants_masks(instances) else None,
+            encode_masks(instances.pred_masks) if self._wants_masks(instances) else None,
         )
 
     def _wants_masks(self, instances: Instances) -> bool:
@@ -351,7 +351,7 @@ def _checked_tasks(tasks: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(tasks))
 
 
-def _encode(masks: torch.Tensor) -> list[dict]:
+def encode_masks(masks: torch.Tensor) -> list[dict]:
     """COCO's compressed run-length codes of masks (N, H, W) bool."""
     # The code runs down the columns: turned here, where torch does it fast (and on its device),
     # the masks need no copy there.

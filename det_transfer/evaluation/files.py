@@ -34,6 +34,7 @@ __all__ = [
     "Category",
     "frequencies",
     "read_parts",
+    "result_rows",
     "write_curves",
     "write_per_category",
     "write_predictions_json",
@@ -161,10 +162,16 @@ def write_curves(
 
 def write_predictions_json(path: Path, detections: Detections) -> None:
     """Write the detections in COCO's result format, as its evaluation servers take it."""
+    rows = result_rows(detections)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(rows, file)
+
+
+def result_rows(detections: Detections) -> list[dict[str, Any]]:
+    """The detections in COCO's result format, as json takes them."""
     rows = detections.as_dicts()
     for row in rows:
         if "segmentation" in row:
             rle = row["segmentation"]
             row["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(rows, file)
+    return rows

@@ -95,6 +95,7 @@ def load(
     weights: str = "",
     device: str = "",
     score_threshold: float = 0.0,
+    options: Mapping[str, Any] | None = None,
 ) -> "Detector":
     """The detector of a run folder, ready to be called.
 
@@ -105,6 +106,7 @@ def load(
         device: "cpu", "cuda", ...; default: the config's, the CPU where there is no CUDA
         score_threshold: leaves out detections with a lower score, beyond the config's
             MODEL.ROI_HEADS.SCORE_THRESH_TEST
+        options: config keys and values in place of the run's, e.g. {"INPUT.MIN_SIZE_TEST": 640}
     Raises:
         UserError: no run, no checkpoint, one that does not fit the config, or no such device
     """
@@ -114,7 +116,8 @@ def load(
     config_file = folder / run_folder.CONFIG
     if not config_file.is_file():
         raise UserError(f"{folder} is no run folder: it has no {run_folder.CONFIG}")
-    cfg = load_config(str(config_file)).cfg
+    pairs = [word for pair in (options or {}).items() for word in pair]
+    cfg = load_config(str(config_file), pairs).cfg
     if device or not torch.cuda.is_available():
         cfg.MODEL.DEVICE = device or "cpu"
     checkpoint = _checkpoint(folder, weights)
@@ -208,17 +211,18 @@ class Detector:
             ValueError: an array of another shape or type
         """
         if isinstance(images, ImageLike):
-            return self._detect([self._sample(images)])[0]
+            return self._detect([self.sample(images)])[0]
         return list(self.each(images, batch=batch))
 
     def each(self, images: Iterable[ImageLike], *, batch: int = 1) -> Iterator[Instances]:
         """As a call on several, one after the other: of `images` only a batch is held at a time."""
-        samples = map(self._sample, images)
+        samples = map(self.sample, images)
         for _, alike in itertools.groupby(samples, key=lambda sample: sample["image"].shape):
             while some := list(itertools.islice(alike, batch)):
                 yield from self._detect(some)
 
-    def _sample(self, image: ImageLike) -> dict[str, Any]:
+    def sample(self, image: ImageLike) -> dict[str, Any]:
+        """An image as the model takes it: resized, channels in the config's order."""
         array = convert_PIL_to_numpy(_picture(image), self.cfg.INPUT.FORMAT)
         height, width = array.shape[:2]
         augmented = T.AugInput(array)
@@ -228,9 +232,10 @@ class Detector:
 
     @torch.no_grad()
     def _detect(self, samples: list[dict[str, Any]]) -> list[Instances]:
-        return [self._named(output["instances"].to("cpu")) for output in self.model(samples)]
+        return [self.named(output["instances"].to("cpu")) for output in self.model(samples)]
 
-    def _named(self, found: Instances) -> Instances:
+    def named(self, found: Instances) -> Instances:
+        """What the model found, above the threshold and with the names of its classes."""
         found = found[found.scores >= self.score_threshold]
         indices = found.pred_classes.tolist()
         found.pred_class_names = Names(

@@ -23,6 +23,7 @@ ALLOWED = {
     "classification": BASE | {"reuse", "engine"},
     "report": {"errors", "run_folder"},
     "testing": {"errors"},
+    "composition": BASE | {"api", "modeling"},
     "api": BASE | {"reuse", "data", "modeling", "evaluation", "engine", "engine.detection"},
 }
 # Room -> packages that it must do without.

@@ -14,7 +14,6 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake, or nothing could be
 """
 
 import argparse
-import csv
 import json
 import sys
 from collections import deque
@@ -26,12 +25,18 @@ from PIL import Image
 from tqdm import tqdm
 
 import det_transfer
-from det_transfer import run_folder
 from det_transfer.api import Detector
 from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched
 from det_transfer.errors import UserError, raise_all
-from det_transfer.prediction import Frame, Reader, Source, find_sources, writing
+from det_transfer.prediction import (
+    Frame,
+    Reader,
+    Source,
+    category_ids,
+    find_sources,
+    writing,
+)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -89,17 +94,7 @@ def ids(
     """Image name -> id, None for 1, 2, ...; and the id of each class."""
     if args.ids:
         return ids_of_json(args.ids, sources, classes)
-    return None, ids_of_run(Path(args.run), classes)
-
-
-def ids_of_run(folder: Path, classes: Sequence[str]) -> list[int]:
-    """Of the classes in the run's dataset, as its evaluation has them; else 1, 2, ..."""
-    for table in sorted((folder / run_folder.EVAL).glob("*/per_category.csv")):
-        with table.open(newline="", encoding="utf-8") as file:
-            by_name = {row["name"]: int(row["id"]) for row in csv.DictReader(file)}
-        if by_name.keys() == set(classes):
-            return [by_name[name] for name in classes]
-    return list(range(1, len(classes) + 1))
+    return None, category_ids(args.run, classes)
 
 
 def ids_of_json(

@@ -1,6 +1,7 @@
 """What a detector found, written frame by frame: json, annotated pictures, annotated videos."""
 
 import contextlib
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..evaluation.files import result_rows
 from ..report.drawing import Shape, annotated
 from .sources import Frame
 
-__all__ = ["Found", "writing"]
+__all__ = ["Found", "category_ids", "writing"]
 
 _PREDICTIONS = "predictions.json"
 _IMAGES = "images.json"
@@ -26,6 +27,16 @@ _PICTURES = "pictures"
 # Pixels of the long side of what is drawn: names can be read, and photographs are not copied at
 # their full size.
 _SHORTEST, _LONGEST = 640, 1600
+
+
+def category_ids(run: str | Path, classes: Sequence[str]) -> list[int]:
+    """The ids that a run's evaluation gave its classes; 1, 2, ... where there was none."""
+    for table in sorted((Path(run) / run_folder.EVAL).glob("*/per_category.csv")):
+        with table.open(newline="", encoding="utf-8") as file:
+            by_name = {row["name"]: int(row["id"]) for row in csv.DictReader(file)}
+        if by_name.keys() == set(classes):
+            return [by_name[name] for name in classes]
+    return list(range(1, len(classes) + 1))
 
 
 @contextlib.contextmanager

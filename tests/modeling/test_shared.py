@@ -1,4 +1,4 @@
-"""One trunk for many detectors: the same answers, computed once; what does not belong is refused."""
+"""One trunk for many detectors: the same answers, computed once; what is foreign is refused."""
 
 import copy
 
@@ -18,7 +18,7 @@ def detector(seed, **options):
     """Heads by seed; the trunk is that of seed 0 in all."""
     model = build(seed, **{**FROZEN, **options}).eval()
     state = trunk_of(build(0, **FROZEN)).state_dict()
-    missing, unexpected = trunk_of(model).load_state_dict(state, strict=False)
+    unexpected = trunk_of(model).load_state_dict(state, strict=False).unexpected_keys
     assert not unexpected
     for adapter in adapters_of(trunk_of(model)).values():  # which begin at zero
         for parameter in adapter.parameters():

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 import det_transfer
 from det_transfer import run_folder
 from det_transfer.engine.launch import run
+from det_transfer.prediction import category_ids
 from tools import predict
 
 MASKS = {
@@ -252,7 +253,7 @@ def test_an_interruption_leaves_no_half_json(call, data, tmp_path, monkeypatch):
 
 
 def test_ids_where_no_evaluation_says_them(trained, tmp_path):
-    assert predict.ids_of_run(tmp_path, ["a", "b"]) == [1, 2]
-    assert predict.ids_of_run(trained, ["shape_3", "shape_1", "shape_2"]) == [21, 7, 14]
-    assert predict.ids_of_run(trained, ["a"]) == [1]
+    assert category_ids(tmp_path, ["a", "b"]) == [1, 2]
+    assert category_ids(trained, ["shape_3", "shape_1", "shape_2"]) == [21, 7, 14]
+    assert category_ids(trained, ["a"]) == [1]
     assert run_folder.EVAL == "eval"

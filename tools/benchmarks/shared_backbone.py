@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Latency and memory of K detectors on one trunk against K detectors apart, and against the limit.
+
+For K = 1, 2, 4, 8 and two detectors on a frozen ResNet-50 (Faster R-CNN with FPN, Cascade with
+NAS-FPN), one image at a time: the K composed, the K one after the other, and the two parts of the
+limit, the trunk once and what stands on it K times. Each is a process of its own; they take turns;
+medians over rounds.
+
+    python tools/benchmarks/shared_backbone.py --output docs/results/benchmark_shared_backbone.json
+    python tools/benchmarks/shared_backbone.py --device cuda --size 1024
+"""
+
+import argparse
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.modeling import Backbone, build_model
+from sides import machine, take_turns
+from torch import nn
+
+from det_transfer.config import load_config
+from det_transfer.engine.allocator import keep_freed_memory
+from det_transfer.engine.launch import quiet
+from det_transfer.modeling import SharedBackboneDetector
+from det_transfer.run_folder import write_json
+
+DETECTORS = {
+    "FPN": "configs/coco/rcnn_r50_fpn_frozen_72ep.yaml",
+    "Cascade NAS-FPN": "configs/coco/rcnn_r50_nasfpn_cascade_frozen_72ep.yaml",
+}
+TASKS = (1, 2, 4, 8)
+WITHIN = 1.05  # of the limit
+
+
+def detectors(path: str, count: int, device: str) -> list[nn.Module]:
+    """Of one trunk, each with heads of its own; weights do not matter here."""
+    cfg = load_config(path, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device]).cfg
+    built = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        model = build_model(cfg).eval()
+        if built:
+            model.backbone.bottom_up.load_state_dict(built[0].backbone.bottom_up.state_dict())
+        built.append(model)
+    return built
+
+
+def sample(args: argparse.Namespace) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, args.size, args.size), generator=generator)
+    return [{"image": image.float(), "height": args.size, "width": args.size}]
+
+
+def apart(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]:
+    keep_freed_memory()
+    models, images = detectors(path, count, args.device), sample(args)
+
+    @torch.no_grad()
+    def step() -> None:
+        for model in models:
+            model(images)
+
+    return step
+
+
+def composed(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]:
+    keep_freed_memory()
+    models, images = detectors(path, count, args.device), sample(args)
+    shared = SharedBackboneDetector({f"task{n}": model for n, model in enumerate(models)})
+    return lambda: shared(images)
+
+
+def trunk(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]:
+    """The trunk alone, once."""
+    keep_freed_memory()
+    (model,) = detectors(path, 1, args.device)
+    pixels = model.preprocess_image(sample(args)).tensor
+
+    @torch.no_grad()
+    def step() -> None:
+        model.backbone.bottom_up(pixels)
+
+    return step
+
+
+class Known(Backbone):
+    """In place of a trunk: features that were computed before."""
+
+    def __init__(self, trunk: Backbone, pixels: torch.Tensor):
+        super().__init__()
+        self.shapes = trunk.output_shape()
+        with torch.no_grad():
+            self.features = trunk(pixels)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.features
+
+    def output_shape(self) -> dict:
+        return self.shapes
+
+
+def heads(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]:
+    """Decoders and heads of K detectors, on features that are there."""
+    keep_freed_memory()
+    models, images = detectors(path, count, args.device), sample(args)
+    for model in models:
+        pixels = model.preprocess_image(images).tensor
+        model.backbone.bottom_up = Known(model.backbone.bottom_up, pixels)
+
+    @torch.no_grad()
+    def step() -> None:
+        for model in models:
+            model(images)
+
+    return step
+
+
+SIDES = {"composed": composed, "apart": apart, "trunk": trunk, "heads": heads}
+
+
+def compare(path: str, count: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One K of one detector."""
+    sides = {name: partial(make, path, count, args) for name, make in SIDES.items()}
+    found = take_turns(sides, rounds=args.rounds, device=args.device)
+    seconds = {name: side.summary()["median"] for name, side in found.items()}
+    least = seconds["trunk"] + seconds["heads"]
+    return {
+        **{f"seconds, {name}": found[name].summary() for name in SIDES},
+        "seconds, limit (trunk + heads)": least,
+        "times limit: composed": seconds["composed"] / least,
+        "times composed: apart": seconds["apart"] / seconds["composed"],
+        "peak MB, composed": found["composed"].peak / 1e6,
+        "peak MB, apart": found["apart"].peak / 1e6,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--size", type=int, default=640, help="side of the image in pixels")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tasks", type=int, nargs="+", default=list(TASKS), help="values of K")
+    parser.add_argument("--output", type=Path, help="write the numbers as json")
+    args = parser.parse_args()
+    quiet()
+    results = {}
+    for name, path in DETECTORS.items():
+        for count in args.tasks:
+            found = results[f"{name}, K = {count}"] = compare(path, count, args)
+            print(
+                f"{name}, K = {count}: composed {found['seconds, composed']['median']:.2f} s, "
+                f"{found['times limit: composed']:.3f} of the limit; apart takes "
+                f"{found['times composed: apart']:.2f} times as long",
+                flush=True,
+            )
+    report = {
+        "title": "Benchmark: one trunk, many detectors",
+        "note": f"Composed should stay within {WITHIN} of the limit.",
+        "command": shlex.join(["python", "tools/benchmarks/shared_backbone.py", *sys.argv[1:]]),
+        "machine": machine(args.device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "data": {"images": 1, "side_px": args.size, "rounds": args.rounds},
+        "results": results,
+    }
+    if args.output:
+        write_json(args.output, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # trunk's features as they are.
     cfg.MODEL.DECODER.NAME = "fpn"
     # str: the coarser levels above the FPN: "maxpool" (P6, Faster R-CNN), "p6" (the same by a
-    # convolution, the authors'), "p6p7" (RetinaNet), "".
+    # convolution, the authors'), "p6p7" (RetinaNet, from res5), "p6p7_of_p5" (the authors'), "".
     cfg.MODEL.FPN.TOP_BLOCK = "maxpool"
 
     # -- NAS-FPN, whose features are p3 to p7; see det_transfer.modeling.backbone.nasfpn
@@ -62,10 +62,13 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # -- Heads: norm and activation ("relu" or "swish") where Detectron2 has none to choose. They
     #    need RPN.HEAD_NAME TransferRPNHead, ROI_BOX_HEAD.NAME TransferBoxHead and
     #    ROI_MASK_HEAD.NAME TransferMaskHead.
-    cfg.MODEL.RPN.NORM = ""
+    cfg.MODEL.RPN.NORM = ""  # of each level its own
     cfg.MODEL.RPN.ACTIVATION = "relu"
     cfg.MODEL.ROI_BOX_HEAD.ACTIVATION = "relu"
     cfg.MODEL.ROI_MASK_HEAD.ACTIVATION = "relu"
+    # str: after the fully connected layers and after the deconvolution, as in the authors' heads.
+    cfg.MODEL.ROI_BOX_HEAD.FC_NORM = ""
+    cfg.MODEL.ROI_MASK_HEAD.DECONV_NORM = ""
 
     # float: beta of the class-balanced loss (Cui et al. 2019) on the box heads, by softmax or, with
     # USE_SIGMOID_CE, by sigmoid. About 1 / (1 - beta) objects count as many. 0: all classes alike.

@@ -44,11 +44,13 @@ def validation_losses(model: nn.Module, loader: Iterable[list[dict]]) -> dict[st
 @contextlib.contextmanager
 def losing(model: nn.Module) -> Iterator[None]:
     """Inside, `model` computes losses, but nothing in it is random or moves."""
-    # The mode, and what a model counts in passing, as Detectron2's RetinaNet its loss_normalizer.
+    # The mode, and what a model counts in passing, in attributes or in buffers, as the RetinaNets
+    # do with their running mean of positive anchors.
     before = {
         module: {key: v for key, v in vars(module).items() if isinstance(v, bool | int | float)}
         for module in model.modules()
     }
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.train()
     for module in model.modules():
         if isinstance(module, (_BatchNorm, *DROPOUTS)):
@@ -58,3 +60,5 @@ def losing(model: nn.Module) -> Iterator[None]:
     finally:
         for module, numbers in before.items():
             vars(module).update(numbers)
+        for buffer, value in buffers:
+            buffer.copy_(value)

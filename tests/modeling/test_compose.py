@@ -52,8 +52,8 @@ def test_resnet_under_fpn():
 
 @pytest.mark.parametrize(
     ("top", "levels"),
-    [("", 0), ("maxpool", 1), ("p6", 1), ("p6p7", 2)],
-    ids=["none", "maxpool", "p6", "p6p7"],
+    [("", 0), ("maxpool", 1), ("p6", 1), ("p6p7", 2), ("p6p7_of_p5", 2)],
+    ids=["none", "maxpool", "p6", "p6p7", "p6p7_of_p5"],
 )
 @pytest.mark.parametrize("coarsest", ["res4", "res5"])
 def test_top_blocks_follow_the_coarsest_level(top, levels, coarsest):
@@ -121,3 +121,16 @@ def test_no_decoder():
 def test_wrong_keys(wrong, message):
     with pytest.raises(UserError, match=message):
         build({**TIMM, **wrong})
+
+
+def test_the_authors_coarser_levels_have_norms():
+    fpn = build(TIMM, MODEL__FPN__NORM="BN", MODEL__FPN__TOP_BLOCK="p6p7_of_p5").eval()
+    with torch.no_grad():
+        features = fpn(torch.rand(1, 3, 128, 128))
+        six = fpn.top_block.convs[0](features["p5"])
+        seven = fpn.top_block.convs[1](six.relu())
+        for conv, norm, x, name in zip(
+            fpn.top_block.convs, fpn.top_block.norms, (six, seven), ("p6", "p7"), strict=True
+        ):
+            assert conv.bias is None
+            torch.testing.assert_close(features[name], norm(x))

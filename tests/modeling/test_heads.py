@@ -58,17 +58,52 @@ def test_norms_in_the_rpn(convs):
     head = model.proposal_generator.rpn_head
     hidden = [m for m in head.conv.modules() if isinstance(m, Conv2d)]
     assert len(hidden) == len(convs)
-    assert all(isinstance(conv.norm, nn.BatchNorm2d) and conv.bias is None for conv in hidden)
+    assert all(conv.norm is None and conv.bias is None for conv in hidden)
+    assert [len(norms) for norms in head.norms] == [len(convs)] * 4  # p3 to p6
     found = gradients(model, batch(**OURS))
-    assert all(name in found for name, _ in model.named_parameters() if "rpn_head.conv" in name)
+    assert all(name in found for name, _ in model.named_parameters() if "rpn_head" in name)
     # conv, norm, activation, in this order
-    x = torch.randn(2, 16, 8, 8)
-    expected = x
-    for conv in hidden:
-        plain = nn.functional.conv2d(expected, conv.weight, padding=1)
-        expected = nn.functional.relu(conv.norm.eval()(plain))
-    logits, _ = head.eval()([x])
-    torch.testing.assert_close(logits[0], head.objectness_logits(expected))
+    features = [torch.randn(2, 16, 8 // 2**level, 8) for level in range(4)]
+    logits, deltas = head.eval()(features)
+    for level, x in enumerate(features):
+        for conv, norm in zip(hidden, head.norms[level], strict=True):
+            x = nn.functional.relu(norm(nn.functional.conv2d(x, conv.weight, padding=1)))
+        torch.testing.assert_close(logits[level], head.objectness_logits(x))
+        torch.testing.assert_close(deltas[level], head.anchor_deltas(x))
+
+
+def test_levels_of_other_scales_are_in_the_rpn_the_same_for_training_and_inference():
+    torch.manual_seed(0)
+    head = build(**OURS, MODEL__RPN__NORM="BN").proposal_generator.rpn_head
+    features = [scale * torch.randn(8, 16, 16, 16) for scale in (1, 4, 16, 64)]
+    for _ in range(100):
+        trained, _ = head.train()(features)
+    used, _ = head.eval()(features)
+    for a, b in zip(trained, used, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.02, atol=0.002)
+
+
+def test_norms_of_vectors_and_of_the_deconvolution():
+    options = {"MODEL__ROI_BOX_HEAD__FC_NORM": "BN", "MODEL__ROI_MASK_HEAD__DECONV_NORM": "BN"}
+    options["MODEL__ROI_BOX_HEAD__NUM_FC"] = 2
+    model = build(**OURS, **options)
+    box, mask = model.roi_heads.box_head[0], model.roi_heads.mask_head
+    found = gradients(model, batch(**OURS))
+    assert all(name in found for name, _ in model.named_parameters() if "norm" in name)
+    model.eval()
+    for norm in (box.fc_norm2.norm, mask.deconv_norm):
+        norm.running_mean.normal_()
+        norm.bias.data.normal_()
+    x = torch.randn(3, 32)
+    norm = box.fc_norm2.norm
+    expected = (box.fc2(x) - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+    expected = (expected * norm.weight + norm.bias).relu()
+    names = list(dict(box.named_children()))
+    assert names[-3:] == ["fc2", "fc_norm2", "fc_relu2"]
+    torch.testing.assert_close(box.fc_relu2(box.fc_norm2(box.fc2(x))), expected)
+    names = list(dict(mask.named_children()))
+    assert names.index("deconv_norm") == names.index("deconv") + 1
+    assert names[-1] == "predictor"
 
 
 def test_norms_in_box_and_mask_heads():
@@ -124,7 +159,9 @@ def test_retinanets_normaliser_comes_back():
 
 
 @pytest.mark.parametrize("decoder", ["fpn", "nasfpn", "conv"])
-@pytest.mark.parametrize("mode", ["frozen", "adapters", "finetune", "finetune_adapters"])
+@pytest.mark.parametrize(
+    "mode", ["frozen", "adapters", "partial", "finetune", "finetune_adapters", "scratch"]
+)
 def test_retinanet_on_every_decoder_in_every_mode(decoder, mode):
     options = {
         **RETINA,
@@ -134,6 +171,8 @@ def test_retinanet_on_every_decoder_in_every_mode(decoder, mode):
         "MODEL__CONV_DECODER__CHANNELS": 16,
         "MODEL__CONV_DECODER__TOP_BLOCK": "p6p7",
     }
+    if mode == "partial":
+        options["MODEL__REUSE__STAGES"] = 3
     model = build(**options)
     found = gradients(model, batch(**options))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -141,6 +180,6 @@ def test_retinanet_on_every_decoder_in_every_mode(decoder, mode):
     in_trunk = {name for name in trained if name.startswith("backbone.bottom_up")}
     adapters = {name for name in in_trunk if ".adapter." in name}
     assert bool(adapters) == ("adapters" in mode)
-    assert bool(in_trunk - adapters) == ("finetune" in mode)
+    assert bool(in_trunk - adapters) == (mode not in ("frozen", "adapters"))
     with torch.no_grad():
         assert "instances" in model.eval()(batch(**options))[0]

@@ -28,7 +28,7 @@ class ConvDecoder(Backbone):
         channels: of the features, which are named ``p<level>``
         num_conv: 3x3 convolutions on each, ReLU between them
         norm: after each, of Detectron2's ``get_norm``
-        top_block: levels above: "maxpool" (one), "p6p7" (two), ""
+        top_block: levels above, a name of TOP_BLOCKS
 
     Raises:
         UserError: features that the trunk does not have
@@ -56,7 +56,12 @@ class ConvDecoder(Backbone):
         self._levels = tuple(shapes)
         coarsest = max(shapes)
         self.top_block = decoder.top_block(
-            top_block, in_features[-1], shapes[coarsest], channels, f"{key}.TOP_BLOCK"
+            top_block,
+            in_features[-1],
+            shapes[coarsest],
+            channels,
+            f"{key}.TOP_BLOCK",
+            norm=norm,
         )
         levels = [*shapes, *range(coarsest + 1, coarsest + 1 + self._levels_on_top())]
         self._out_feature_strides = {f"p{level}": 2**level for level in levels}

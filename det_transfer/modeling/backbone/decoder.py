@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from fvcore.nn.weight_init import c2_xavier_fill
@@ -13,7 +13,7 @@ from ...errors import UserError
 
 __all__ = ["TOP_BLOCKS", "check_norm", "level_of", "top_block", "trunk_levels"]
 
-TOP_BLOCKS = ("maxpool", "p6", "p6p7", "")
+TOP_BLOCKS = ("maxpool", "p6", "p6p7", "p6p7_of_p5", "")
 
 
 def level_of(stride: int) -> int:
@@ -44,7 +44,7 @@ def trunk_levels(trunk: Backbone, in_features: Sequence[str], key: str) -> dict[
 
 
 def top_block(
-    name: str, coarsest: str, shape: ShapeSpec, channels: int, key: str
+    name: str, coarsest: str, shape: ShapeSpec, channels: int, key: str, *, norm: str = ""
 ) -> nn.Module | None:
     """The levels above a decoder's coarsest, by a name of :data:`TOP_BLOCKS`.
 
@@ -52,13 +52,15 @@ def top_block(
         coarsest: the trunk's feature of the decoder's coarsest level, and its shape
         channels: of the decoder's features
         key: of the config, for errors
+        norm: of the decoder, which the authors' levels have too
     """
     if name == "maxpool":  # Source: Lin et al. 2017 (FPN), section 4.1, footnote on P6
         block = LastLevelMaxPool()
         block.in_feature = f"p{level_of(shape.stride)}"  # Detectron2 takes p5 for granted
         return block
-    if name == "p6":  # Source: official/vision/modeling/decoders/fpn.py
-        return _StridedConv(level_of(shape.stride), channels)
+    if name in ("p6", "p6p7_of_p5"):  # Source: official/vision/modeling/decoders/fpn.py
+        count = 1 if name == "p6" else 2
+        return _StridedConvs(level_of(shape.stride), channels, count, norm)
     if name == "p6p7":  # Source: Lin et al. 2017 (RetinaNet), section 4
         return LastLevelP6P7(shape.channels, channels, in_feature=coarsest)
     if name == "":
@@ -66,19 +68,30 @@ def top_block(
     raise UserError(f"{key} is {name!r}; it can be {' or '.join(map(repr, TOP_BLOCKS))}")
 
 
-class _StridedConv(nn.Module):
-    """One level by a convolution of stride 2 on the decoder's coarsest."""
+class _StridedConvs(nn.Module):
+    """Levels by convolutions of stride 2, each on the one below and a ReLU between two.
 
-    num_levels = 1
+    Each has a norm of its own, behind which the next one does not look.
+    """
 
-    def __init__(self, level: int, channels: int):
+    def __init__(self, level: int, channels: int, count: int, norm: str):
         super().__init__()
         self.in_feature = f"p{level}"
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
-        c2_xavier_fill(self.conv)
+        self.num_levels = count
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=not norm)
+            for _ in range(count)
+        )
+        self.norms = nn.ModuleList(get_norm(norm, channels) or nn.Identity() for _ in self.convs)
+        for conv in self.convs:
+            c2_xavier_fill(conv)
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        return [self.conv(features)]
+        outputs = []
+        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            features = conv(features.relu() if number else features)
+            outputs.append(norm(features))
+        return outputs
 
 
 def check_norm(norm: str, channels: int, key: str) -> None:

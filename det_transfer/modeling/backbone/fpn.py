@@ -30,6 +30,7 @@ def build_fpn(cfg: CfgNode, trunk: Backbone) -> FPN:
             coarsest,
             options.OUT_CHANNELS,
             "MODEL.FPN.TOP_BLOCK",
+            norm=options.NORM,
         ),
         fuse_type=options.FUSE_TYPE,
     )

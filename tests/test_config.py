@@ -127,6 +127,31 @@ def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
         (["MODEL.REUSE.STAGES", "2"], r"is for MODEL\.REUSE\.MODE 'partial'; the mode is ''"),
         (["MODEL.REUSE.NORM", "LN"], r"MODEL\.REUSE\.NORM is 'LN'"),
         (["MODEL.TRUNK.NAME", "build_timm_backbone"], r"MODEL\.TIMM\.NAME is empty"),
+        (["MODEL.FPN.NORM", "bn"], r"MODEL\.FPN\.NORM is 'bn'; it can be"),
+        (["MODEL.ROI_BOX_HEAD.FC_NORM", "BM"], r"FC_NORM is 'BM'; it can be 'BN'"),
+        (["MODEL.NASFPN.DROP_CONNECT", "1.5"], r"DROP_CONNECT is 1\.5; it must be 0 <= rate < 1"),
+        (
+            [
+                *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+                *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
+                *("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "(0.5, 0.7, 1.5)"),
+            ],
+            r"IOUS \(0\.5, 0\.7, 1\.5\) must lie between 0 and 1",
+        ),
+        (
+            [
+                *("INPUT.COPY_PASTE.ENABLED", "True", "INPUT.LSJ.ENABLED", "True"),
+                *("INPUT.LSJ.SIZE", "96", "INPUT.COPY_PASTE.BLEND", "40.0"),
+            ],
+            r"BLEND 40\.0 blurs further than INPUT\.LSJ\.SIZE 96",
+        ),
+        (
+            [
+                *("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+                *("MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA", "0.9"),
+            ],
+            "is for the box heads of R-CNN",
+        ),
     ],
 )
 def test_contradictions(opts, expected):

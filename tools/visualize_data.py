@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import PolygonMasks
 from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image
@@ -60,7 +61,7 @@ def drawn(
     """A sample, so that it fits into a square of `side` pixels."""
     objects, pasted = sample["instances"], sample.get("pasted", 0)
     pixels = sample["image"].numpy().transpose(1, 2, 0)
-    picture = Image.fromarray(pixels[..., ::-1] if cfg.INPUT.FORMAT == "BGR" else pixels)
+    picture = Image.fromarray(convert_image_to_rgb(pixels, cfg.INPUT.FORMAT))
     boxes = objects.gt_boxes.tensor.numpy()
     boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     shapes = [
@@ -99,6 +100,13 @@ def picture(text: str) -> Path:
     return Path(text)
 
 
+def natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -114,7 +122,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=picture, default="output/data.jpg", metavar="FILE")
     parser.add_argument("--count", type=positive, default=6, help="images")
     parser.add_argument("--side", type=positive, default=480, help="of a picture, in pixels")
-    parser.add_argument("--iteration", type=int, default=0, help="to look at")
+    parser.add_argument("--iteration", type=natural, default=0, help="to look at")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for the config")
     return parser.parse_args()
 

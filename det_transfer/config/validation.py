@@ -162,6 +162,9 @@ def _head_problems(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
         stock = values[name_key] in _STOCK_HEADS
         if values[key] not in _AS_DETECTRON2 and stock:
             yield f"{key} {values[key]!r} needs {name_key} {name}; it is {values[name_key]}"
+    drop = cfg.MODEL.NASFPN.DROP_CONNECT
+    if not 0 <= drop < 1:
+        yield f"MODEL.NASFPN.DROP_CONNECT is {drop}; it must be 0 <= rate < 1"
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
         yield from _cascade_problems(cfg)
 
@@ -180,6 +183,8 @@ def _cascade_problems(cfg: CfgNode) -> Iterator[str]:
     key = f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {ious}"
     if any(b <= a for a, b in itertools.pairwise(ious)):
         yield f"{key} must increase, as from (0.5, 0.6, 0.7)"
+    if not all(0 < iou < 1 for iou in ious):
+        yield f"{key} must lie between 0 and 1"
     first = list(cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS)
     if list(ious[:1]) != first:
         yield (
@@ -210,12 +215,15 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
             yield f"DATASETS.CUSTOM has {entry!r}; each entry is [name, json file, image folder]"
 
 
+_WITHOUT_BOX_HEADS = ("RetinaNet", "TransferRetinaNet", "FCOS", "ProposalNetwork")
+
+
 def _long_tail_problems(cfg: CfgNode) -> Iterator[str]:
     head = cfg.MODEL.ROI_BOX_HEAD
     beta = head.CLASS_BALANCE_BETA
     if not 0 <= beta < 1:
         yield f"MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA is {beta}; it must be 0 <= beta < 1"
-    if beta and "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
+    if beta and cfg.MODEL.META_ARCHITECTURE in _WITHOUT_BOX_HEADS:
         yield (
             f"MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA {beta} is for the box heads of R-CNN, and "
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; set it to 0"
@@ -240,6 +248,11 @@ def _copy_paste_problems(cfg: CfgNode) -> Iterator[str]:
             yield f"INPUT.COPY_PASTE.{key} is {paste[key]}; it must be >= 0"
     if not paste.ENABLED:
         return
+    if 3 * paste.BLEND >= cfg.INPUT.LSJ.SIZE:
+        yield (
+            f"INPUT.COPY_PASTE.BLEND {paste.BLEND} blurs further than INPUT.LSJ.SIZE "
+            f"{cfg.INPUT.LSJ.SIZE}; a few pixels are meant"
+        )
     if not cfg.INPUT.LSJ.ENABLED:
         yield (
             "INPUT.COPY_PASTE.ENABLED needs images of one size: set INPUT.LSJ.ENABLED True "
@@ -294,7 +307,18 @@ def _solver_problems(cfg: CfgNode) -> Iterator[str]:
 _SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
 
+# Of Detectron2's get_norm; a recipe of ours takes no other.
+_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
+_NORM_KEYS = (".NORM", "_NORM")
+
+
 def _norm_problems(cfg: CfgNode) -> Iterator[str]:
+    for key, value in leaves(cfg.MODEL, "MODEL."):
+        # Of REUSE and ADAPTERS the choices are others, checked elsewhere.
+        ours = key.startswith(("MODEL.REUSE", "MODEL.ADAPTERS")) or not isinstance(value, str)
+        if key.endswith(_NORM_KEYS) and not ours and value not in _NORMS:
+            near = nearest(value, _NORMS) or _NORMS[1:]
+            yield f"{key} is {value!r}; it can be {' or '.join(map(repr, near))}"
     if cfg.MODEL.DEVICE.startswith("cuda"):
         return
     for key, value in leaves(cfg.MODEL, "MODEL."):

@@ -48,9 +48,10 @@ def register_datasets(cfg: CfgNode) -> None:
         for split in ("train", "val")
     ]
     paste = cfg.INPUT.COPY_PASTE
-    masks = cfg.MODEL.MASK_ON or (paste.ENABLED and not paste.BOXES)
+    pasted_from = cfg.DATASETS.TRAIN if paste.ENABLED and not paste.BOXES else ()
     for name, json_file, image_root in [*embedded, *cfg.DATASETS.CUSTOM]:
         cache_dir = cfg.DATASETS.CACHE_DIR
+        masks = cfg.MODEL.MASK_ON or name in pasted_from
         register(name, json_file, image_root, masks=masks, cache_dir=cache_dir)
     wanted = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     raise_all(problem for name in wanted for problem in _problems(name))

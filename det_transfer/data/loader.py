@@ -275,9 +275,6 @@ def _with_copy_paste(
         weights = source_weights(cfg, training.outline)
         return CopyPasteMapper(mapper, training.records, paster, weights), None
     weights = source_weights(cfg, training.outline, drawn_by=cfg.DATALOADER.SAMPLER_TRAIN)
-    if weights is not None:
-        names = [record["file_name"] for record in training.outline]
-        weights = dict(zip(names, weights.tolist(), strict=True))
     return mapper, PastePool(options.POOL_SIZE, paster, seed, weights)
 
 
@@ -298,8 +295,13 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 def build_validation_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """All images of a test set with their annotations, prepared as for testing, one at a time."""
-    augmentations = build_augmentation(cfg, is_train=False)
-    mapper = TransferDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+    mapper = TransferDatasetMapper(
+        cfg,
+        is_train=True,
+        augmentations=build_augmentation(cfg, is_train=False),
+        use_instance_mask=cfg.MODEL.MASK_ON,  # whatever Copy-Paste needs in training
+        recompute_boxes=False,
+    )
     return _one_by_one(cfg, dataset_name, mapper)
 
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
@@ -17,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from PIL.Image import DecompressionBombError
 
+from ..errors import UserError
 from .bitmasks import draw_bitmasks
 
 __all__ = ["BROKEN", "TransferDatasetMapper", "large_scale_jitter"]
@@ -80,6 +82,8 @@ class TransferDatasetMapper(DatasetMapper):
             del dataset_dict["annotations"]
             dataset_dict["instances"] = annotations_to_instances([], image_shape)
             return
+        if self.use_instance_mask:
+            _check_masks(dataset_dict)
         if self._draws_bitmasks(dataset_dict["annotations"]):
             annotations = dataset_dict.pop("annotations")
             dataset_dict["instances"] = self._instances(annotations, transforms, image_shape)
@@ -88,8 +92,7 @@ class TransferDatasetMapper(DatasetMapper):
 
     def _draws_bitmasks(self, annotations: list[dict[str, Any]]) -> bool:
         drawn = self.use_instance_mask and self.instance_mask_format == "bitmask"
-        objects = (a for a in annotations if not a.get("iscrowd", 0))
-        return drawn and not self.use_keypoint and all("segmentation" in a for a in objects)
+        return drawn and not self.use_keypoint
 
     def _instances(
         self, annotations: list[dict[str, Any]], transforms: T.TransformList, image_shape: Any
@@ -110,10 +113,30 @@ class TransferDatasetMapper(DatasetMapper):
         return filter_empty_instances(instances, by_mask=False)
 
 
+def _check_masks(dataset_dict: dict[str, Any]) -> None:
+    """Datasets that somebody else registered are looked at here, image by image."""
+    objects = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
+    lacking = sum(not a.get("segmentation") for a in objects)
+    if lacking:
+        raise UserError(
+            f"{dataset_dict['file_name']}: {lacking} of {len(objects)} objects have no mask; add "
+            "masks, or train without: MODEL.MASK_ON False, INPUT.COPY_PASTE.BOXES True"
+        )
+
+
 def _resized(transforms: T.TransformList) -> float:
     """Pixels of the result to a pixel of the original, along a side."""
     resizes = [t for t in transforms.transforms if isinstance(t, T.ResizeTransform)]
     return math.prod(math.sqrt(t.new_h * t.new_w / (t.h * t.w)) for t in resizes)
+
+
+class _ResizeScale(T.ResizeScale):
+    """Detectron2's, which makes a very long and thin image 0 pixels high."""
+
+    def _get_resize(self, image: np.ndarray, scale: float) -> T.Transform:
+        resize = super()._get_resize(image, scale)
+        resize.new_h, resize.new_w = max(resize.new_h, 1), max(resize.new_w, 1)
+        return resize
 
 
 def large_scale_jitter(
@@ -128,7 +151,7 @@ def large_scale_jitter(
     and new_baselines use the same transforms. Padding is 128, as theirs.
     """
     jitter = [
-        T.ResizeScale(
+        _ResizeScale(
             min_scale=min_scale, max_scale=max_scale, target_height=size, target_width=size
         ),
         T.FixedSizeCrop(crop_size=(size, size)),

@@ -10,7 +10,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,13 +170,11 @@ class PastePool:
     Args:
         size: samples kept; each holds its image and a byte a pixel for each mask
         paster: how
-        seed: of all choices, with a sample's "position" in the stream
-        weights: image's file name -> weight as a source; None: all alike
+        seed: of all choices, with a sample's "position" in the stream; its "index" is its image's
+        weights: (N,) of the images of the stream as sources; None: all alike
     """
 
-    def __init__(
-        self, size: int, paster: Paster, seed: int, weights: Mapping[str, float] | None = None
-    ):
+    def __init__(self, size: int, paster: Paster, seed: int, weights: NDArray | None = None):
         self.size, self.paster, self.seed, self.weights = size, paster, seed, weights
 
     def refill(self, start: int, batch_size: int) -> int:
@@ -201,7 +199,7 @@ class PastePool:
         if self.weights is None:
             weights = np.ones(len(kept))
         else:
-            weights = np.array([self.weights[source["file_name"]] for source in kept])
+            weights = self.weights[[source["index"] for source in kept]]
         until = np.cumsum(weights)
 
         def draw(rng: np.random.Generator, share: float) -> Sample | None:

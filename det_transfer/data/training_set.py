@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .catalog import content_of
 from .records import Content
 from .subset import checksum, few_shots, fraction
 
-__all__ = ["TrainingSet", "set_image_counts", "training_set", "write_subset"]
+__all__ = ["TrainingSet", "hold_to_subset", "set_image_counts", "training_set"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,24 +74,34 @@ def training_set(cfg: CfgNode) -> TrainingSet:
     return TrainingSet(Subset(records, np.array(chosen)), left, objects, subset)
 
 
-def write_subset(output_dir: str, subset: dict[str, Any]) -> None:
-    """Write which images a run is trained on into its folder.
+def hold_to_subset(output_dir: str, subset: dict[str, Any] | None) -> None:
+    """Write which images a run is trained on into its folder; a resumed run is held to them.
+
+    Args:
+        subset: of :class:`TrainingSet`
 
     Raises:
-        UserError: the folder's run was trained on others
+        UserError: the run that is in the folder was begun on others
     """
     path = run_folder.subset_file(output_dir)
-    if not path.exists():
-        run_folder.write_json(path, subset)
+    if not Path(output_dir, "last_checkpoint").is_file():  # it begins
+        path.unlink(missing_ok=True)
+        if subset is not None:
+            run_folder.write_json(path, subset)
         return
-    before = run_folder.read_json(path)
-    if before["sha256"] != subset["sha256"]:
+    before = run_folder.read_json(path) if path.exists() else None
+    if (before or {}).get("sha256") != (subset or {}).get("sha256"):
         raise UserError(
-            f"{path}: this run was begun on {len(before['images'])} images with checksum "
-            f"{before['sha256'][:12]}, and now they are {len(subset['images'])} with "
-            f"{subset['sha256'][:12]}: its data or DATASETS.TRAIN_FRACTION, TRAIN_SHOTS or "
-            "SUBSET_SEED have changed"
+            f"{output_dir}: this run was begun on {_said(before)}, and now they are "
+            f"{_said(subset)}: its data or DATASETS.TRAIN_FRACTION, TRAIN_SHOTS or SUBSET_SEED "
+            "have changed"
         )
+
+
+def _said(subset: dict[str, Any] | None) -> str:
+    if subset is None:
+        return "all images"
+    return f"{len(subset['images'])} images with checksum {subset['sha256'][:12]}"
 
 
 def set_image_counts(cfg: CfgNode) -> None:

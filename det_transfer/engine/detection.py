@@ -18,10 +18,10 @@ from ..data import (
     build_validation_loader,
     check_datasets,
     describe,
+    hold_to_subset,
     register_datasets,
     set_image_counts,
     take_class_count,
-    write_subset,
 )
 from ..errors import UserError
 from ..evaluation import build_evaluator
@@ -85,12 +85,10 @@ class DetectionTrainer(TransferTrainer):
 
     def _record_subset(self) -> None:
         subset = self.data_loader.subset
-        if subset is None:
-            return
         if comm.is_main_process():
-            write_subset(self.cfg.OUTPUT_DIR, subset)
-        images = len(subset["images"])
-        self.record.add(train_subset={**subset, "images": images})
+            hold_to_subset(self.cfg.OUTPUT_DIR, subset)
+        if subset is not None:
+            self.record.add(train_subset={**subset, "images": len(subset["images"])})
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

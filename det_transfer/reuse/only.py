@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ..errors import UserError
 from .freeze import TrainsInside, freeze, frozen_tensors
 from .matching import matching
 from .mixin import mix_in
@@ -25,10 +26,15 @@ def train_only(model: nn.Module, patterns: Sequence[str]) -> nn.Module:
         `model`
 
     Raises:
-        UserError: a pattern matches no module
+        UserError: a pattern matches no module, or none has a parameter
     """
     known = {name: module for name, module in model.named_modules() if name}
     trained = matching(known, patterns, "MODEL.REUSE.TRAIN_ONLY", "module of the model")
+    if not any(True for module in trained.values() for _ in module.parameters()):
+        raise UserError(
+            f"MODEL.REUSE.TRAIN_ONLY {list(patterns)}: nothing can be trained in "
+            f"{', '.join(list(trained)[:3])}; name modules with weights, e.g. .*\\.cls_score"
+        )
     for module in trained.values():
         mix_in(module, TrainsInside)
     freeze(getattr(model, "backbone", nn.Identity()))

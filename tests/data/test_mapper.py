@@ -13,6 +13,7 @@ from det_transfer.data import TransferDatasetMapper
 from det_transfer.data.catalog import register
 from det_transfer.data.loader import seeded
 from det_transfer.data.mapper import large_scale_jitter
+from det_transfer.errors import UserError
 
 
 def mapper_for(*opts):
@@ -117,3 +118,31 @@ def code_of(polygons, record):
 @pytest.mark.parametrize(("flip", "count"), [("none", 2), ("horizontal", 3), ("vertical", 3)])
 def test_flip_follows_detectron2s_key(flip, count):
     assert len(large_scale_jitter(64, 0.5, 1.0, flip=flip)) == count
+
+
+def test_a_thin_image_is_never_resized_to_nothing(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (800, 4)).save(tmp_path / "thin.png")
+    record = {"file_name": str(tmp_path / "thin.png"), "height": 4, "width": 800, "annotations": []}
+    mapper = mapper_for(
+        *("INPUT.LSJ.ENABLED", True, "INPUT.LSJ.SIZE", 64),
+        *("INPUT.LSJ.MIN_SCALE", 0.1, "INPUT.LSJ.MAX_SCALE", 0.2),
+    )
+    assert tuple(mapper(record)["image"].shape) == (3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["MODEL.MASK_ON", True],
+        ["INPUT.LSJ.ENABLED", True, "INPUT.COPY_PASTE.ENABLED", True],
+    ],
+)
+def test_an_object_without_a_mask_is_named(records, opts):
+    record = copy.deepcopy(next(r for r in records if r["annotations"]))
+    del record["annotations"][0]["segmentation"]
+    with pytest.raises(UserError, match=rf"{record['file_name']}: 1 of \d+ objects have no mask"):
+        mapper_for(*opts)(record)
+    record["annotations"][0]["iscrowd"] = 1  # is left out anyway
+    mapper_for(*opts)(record)

@@ -1,6 +1,7 @@
 """Where pasted objects come from: the stream, the pool, and what a mapper makes of them."""
 
 import itertools
+import json
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from det_transfer.config import load_config, validate
 from det_transfer.data import build_train_loader
 from det_transfer.data.catalog import check_datasets, register, register_datasets
+from det_transfer.data.loader import build_validation_loader
 from det_transfer.data.mapper import TransferDatasetMapper
 from det_transfer.data.pasting import CopyPasteMapper, PastePool, Paster, source_weights
 from det_transfer.errors import UserError
@@ -224,11 +226,11 @@ def test_sources_are_drawn_as_asked_whatever_the_stream_brings(stream, sources):
 
 
 def test_the_pool_draws_by_weight():
-    pool = PastePool(2, Paster(), 0, {"a": 1.0, "b": 9.0, "c": 1.0})
-    kept = [sample_of(1) | {"file_name": name} for name in "ab"]
+    pool = PastePool(2, Paster(), 0, np.array([1.0, 9.0, 1.0]))
+    kept = [sample_of(1) | {"index": index} for index in (0, 1)]
     for label, sample in enumerate(kept):
         sample["instances"].gt_classes[:] = label
-    target = sample_of(0) | {"file_name": "c"}
+    target = sample_of(0) | {"index": 2}
     seen = [
         pool._paste({**target, "position": n}, kept)["instances"].gt_classes.item()
         for n in range(600)
@@ -271,3 +273,22 @@ def test_thresholds_count_in_pixels_of_the_original(tiny_coco):
 def test_contradictions_are_one_line(tiny_coco, opts, message):
     with pytest.raises(UserError, match=message):
         config(tiny_coco, *opts)
+
+
+def test_pasting_changes_nothing_of_what_is_validated(tiny_coco, tmp_path):
+    """Test sets need no masks for it, and keep their objects."""
+    content = json.loads(tiny_coco[0].read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps(content))
+    named = [["pasted", *map(str, tiny_coco)], ["tested", str(bare), str(tiny_coco[1])]]
+
+    def objects(paste):
+        opts = ["DATASETS.CUSTOM", named, "DATASETS.TEST", ("tested",), "MODEL.MASK_ON", False]
+        cfg = config(tiny_coco, *opts, "INPUT.COPY_PASTE.ENABLED", paste)
+        loader = build_validation_loader(cfg, "tested")
+        return [batch[0]["instances"].gt_boxes.tensor.tolist() for batch in loader]
+
+    assert objects(True) == objects(False)
+    assert sum(map(len, objects(True))) > 8

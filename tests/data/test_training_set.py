@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from det_transfer.config import load_config, validate
-from det_transfer.data import describe, register_datasets, set_image_counts, write_subset
+from det_transfer.data import describe, hold_to_subset, register_datasets, set_image_counts
 from det_transfer.data.training_set import training_set
 from det_transfer.errors import UserError
 from det_transfer.testing import make_tiny_dataset
@@ -53,17 +53,33 @@ def test_a_fraction_and_the_file_that_says_which(data, tmp_path):
     assert 0.4 * 40 < len(ids) < 0.6 * 40
     assert training.subset["images"] == ids
     assert training.objects.sum() < sum(counted(data))
-    write_subset(str(tmp_path), training.subset)
-    write_subset(str(tmp_path), training.subset)  # resumed
+    hold_to_subset(str(tmp_path), training.subset)
+    (tmp_path / "last_checkpoint").touch()
+    hold_to_subset(str(tmp_path), training.subset)  # resumed
     assert json.loads((tmp_path / "train_subset.json").read_text()) == training.subset
     other = training_set(
         config(data, "DATASETS.TRAIN_FRACTION", 0.5, "DATASETS.SUBSET_SEED", 1)
     ).subset
     with pytest.raises(UserError, match="SUBSET_SEED have changed"):
-        write_subset(str(tmp_path), other)
+        hold_to_subset(str(tmp_path), other)
     # The seed of the training has no part in it.
     again = training_set(config(data, "DATASETS.TRAIN_FRACTION", 0.5, "SEED", 77))
     assert again.subset == training.subset
+
+
+def test_a_resumed_run_stays_on_its_images(data, tmp_path):
+    half = training_set(config(data, "DATASETS.TRAIN_FRACTION", 0.5)).subset
+    for before, now, message in (
+        (half, None, r"begun on \d+ images with checksum \w{12}, and now they are all images"),
+        (None, half, r"begun on all images, and now they are \d+ images with checksum"),
+    ):
+        checkpoint = tmp_path / "last_checkpoint"
+        checkpoint.unlink(missing_ok=True)
+        hold_to_subset(str(tmp_path), before)
+        assert (tmp_path / "train_subset.json").exists() == (before is not None)
+        checkpoint.touch()
+        with pytest.raises(UserError, match=message):
+            hold_to_subset(str(tmp_path), now)
 
 
 def test_shots(data):

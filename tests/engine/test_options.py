@@ -157,12 +157,14 @@ def test_nothing_moves_while_losses_are_computed():
     model.eval()
     model[0].train()
     model.loss_normalizer = 100.0
+    model.register_buffer("normalizer", torch.tensor(100.0))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with losing(model):
         assert model.training
         x = torch.randn(2, 3, 4, 4)
         assert torch.equal(model(x), model(x))
         model.loss_normalizer = 7.0  # as RetinaNet does in each forward
+        model.normalizer.fill_(7.0)  # as ours does, for its checkpoints
     assert same(model.state_dict(), before)
     assert [m.training for m in model] == [True, False, False]
     assert model.loss_normalizer == 100.0

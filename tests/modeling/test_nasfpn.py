@@ -25,6 +25,36 @@ def make(seed=0, **options):
     return decoder
 
 
+def normed(conv, x):
+    """A convolution and its norm, from their tensors."""
+    size = conv.weight.shape[-1]
+    x = F.conv2d(x, conv.weight, conv.bias, padding=size // 2)
+    norm = conv.norm
+    if norm is None:
+        return x
+    if isinstance(norm, torch.nn.GroupNorm):
+        return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    if norm.training:
+        mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
+    else:
+        mean, var = norm.running_mean, norm.running_var
+    x = (x - mean[:, None, None]) / (var[:, None, None] + norm.eps).sqrt()
+    return x * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+def plain(block, x, activate):
+    return normed(block.conv, x)
+
+
+def bottleneck(block, x, activate):
+    narrow = activate(normed(block.conv1, x))
+    wide = normed(block.conv3, activate(normed(block.conv2, narrow)))
+    return activate(wide + normed(block.shortcut, x))
+
+
+BLOCKS = {"_Plain": plain, "_Bottleneck": bottleneck}
+
+
 def naive(decoder, inputs, *, sum_only=False):
     """P3 to P7, from the published table by hand; sizes must be multiples of 128."""
 
@@ -49,7 +79,7 @@ def naive(decoder, inputs, *, sum_only=False):
 
         def node(merge, x):
             activate = F.relu if isinstance(merge.activation, torch.nn.ReLU) else F.silu
-            return merge.block(activate(x))
+            return BLOCKS[type(merge.block).__name__](merge.block, activate(x), activate)
 
         # Each is projected where its channels differ, then brought to the level.
         a = node(t0, gp(up(t0.project[1](p6), 4), t0.project[0](p4)))

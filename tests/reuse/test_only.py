@@ -73,3 +73,8 @@ def test_what_is_named_may_lie_inside_what_a_mode_froze():
 def test_a_pattern_without_a_match_is_refused():
     with pytest.raises(UserError, match=r"TRAIN_ONLY: 'head\.scor' matches no module of the model"):
         train_only(Detector(), [r"head.scor"])
+
+
+def test_what_cannot_be_trained_is_refused():
+    with pytest.raises(UserError, match=r"nothing can be trained in backbone\.2; name modules"):
+        train_only(Detector(), [r"backbone\.2"])

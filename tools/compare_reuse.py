@@ -137,6 +137,7 @@ def measured(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 def measure(config_file: str, words: list[str], log: Path) -> dict[str, float]:
     """In a process of its own, whose memory is then free for the runs."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    words = [*words, "OUTPUT_DIR", str(log.with_suffix(""))]  # the config's own may hold a run
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(take_steps, config_file, words, str(log)).result()

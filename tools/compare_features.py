@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# First: it keeps quiet what Detectron2's import has torch warn of.
+import det_transfer  # isort: skip  # noqa: F401
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode

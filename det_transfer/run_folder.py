@@ -28,6 +28,7 @@ import numpy as np
 __all__ = [
     "CONFIG",
     "EVAL",
+    "FEATURES",
     "METRICS",
     "RUN",
     "PredictionWriter",
@@ -46,6 +47,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.json"
 RUN = "run.json"
 EVAL = "eval"
+FEATURES = "features.json"  # of tools/compare_features.py
 
 
 def eval_folder(run: str | os.PathLike, dataset: str) -> Path:

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# First: it keeps quiet what Detectron2's import has torch warn of.
+import det_transfer  # isort: skip  # noqa: F401
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -47,7 +50,6 @@ from det_transfer.reuse.similarity import (
     relative_distance,
 )
 
-FEATURES = "features.json"
 TEST_SHARE = 5  # of images without train/ and val/ every fifth of a class is for the test
 TEST_FOLDERS = ("val", "test")
 BATCH = 32
@@ -76,21 +78,20 @@ def find_images(folder: Path, most: int) -> Labelled:
             odd = sorted(set(train.classes) ^ set(others.classes))
             raise UserError(f"--data {folder}: train and {test.name} differ in class {odd[0]!r}")
         sides = by_class(train), by_class(others)
-        classes = train.classes
     else:
-        all_ = read_folder(folder)
-        classes, groups = all_.classes, by_class(all_)
+        groups = by_class(read_folder(folder))
         sides = (
             [[p for n, p in enumerate(g) if n % TEST_SHARE or len(g) == 1] for g in groups],
             [group[::TEST_SHARE] if len(group) > 1 else [] for group in groups],
         )
     train, test = (take_in_turn(groups, most) for groups in sides)
-    if len(classes) < 2 or not train or not test:
+    count = len({label for _, label in train})
+    if count < 2 or not test:
         raise UserError(
-            f"--data {folder}: {len(classes)} classes, {len(train)} images to learn from, "
+            f"--data {folder}: {count} classes, {len(train)} images to learn from, "
             f"{len(test)} to test; there must be two classes with two images"
         )
-    return Labelled(train, test, len(classes))
+    return Labelled(train, test, count)
 
 
 def read_folder(folder: Path) -> ImageFolder:
@@ -272,7 +273,7 @@ def main(args: argparse.Namespace) -> None:
     if args.max_images < 1:
         raise UserError(f"--max-images {args.max_images}: it must be at least 1")
     report = compare(args)
-    path = Path(args.run) / FEATURES
+    path = Path(args.run) / run_folder.FEATURES
     run_folder.write_json(path, report)
     data = report["data"]
     print(

@@ -143,8 +143,7 @@ def page(numbers: dict[str, Any]) -> str:
     return f"{INTRO}\n{table}\n\n{trained_in_the_paper(numbers)}\n{savings(numbers)}"
 
 
-# In millions. Source: table 3 of the paper; for EfficientNet-B7, of which all are given, the README of
-# Copy-Paste's configs.
+# In millions. Source: table 3 of the paper; of EfficientNet-B7, the README of Copy-Paste's configs.
 PAPERS_MILLIONS = {
     "coco/rcnn_resnetrs101_fpn_frozen_600ep": ("trained", 21.9),
     "coco/rcnn_resnetrs101_nasfpn_frozen_600ep": ("trained", 40.9),
@@ -185,9 +184,9 @@ def savings(numbers: dict[str, Any]) -> str:
             f"(the paper: about {paper} %)"
         )
     lines.append(
-        "\nA frozen trunk spares two thirds of its own operations. By the paper's figures the trunk "
-        "is then 58 and 42 % of a step, by ours less: decoder and heads weigh more in our count. "
-        "How the paper counted it does not say."
+        "\nA frozen trunk spares two thirds of its own operations. By the paper's figures the "
+        "trunk is then 58 and 42 % of a step, by ours less: decoder and heads weigh more in our "
+        "count. How the paper counted it does not say."
     )
     return "\n".join(lines) + "\n"
 

@@ -20,11 +20,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+# First: it keeps quiet what Detectron2's import has torch warn of.
+import det_transfer  # isort: skip
+
 from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
-import det_transfer
 from det_transfer.api import Detector
 from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched

@@ -8,6 +8,7 @@ images (:mod:`det_transfer.report.paired`).
 Source: pycocotools 2.0, COCOeval.evaluateImg; lvis 0.5, LVISEval.evaluate_img.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class Matches:
     Attributes:
         images, categories: (D,) indices
         scores: (D,) float64
+        boxes: (D, 4) float64
         hits: area -> (T, D) bool: matches an object that counts at this IoU
         counted: area -> (T, D) bool: is a hit or a false alarm (neither: it is ignored)
         truths: area -> (K, I) uint16: objects that count, by category and image
@@ -40,10 +42,23 @@ class Matches:
     images: NDArray[np.int64]
     categories: NDArray[np.int64]
     scores: NDArray[np.float64]
+    boxes: NDArray[np.float64]
     hits: dict[str, NDArray[np.bool_]]
     counted: dict[str, NDArray[np.bool_]]
     truths: dict[str, NDArray[np.uint16]]
     frequencies: tuple[str | None, ...]
+
+    def above(self, min_score: float) -> "Matches":
+        """The detections from a score on, over all areas together."""
+        rows = np.flatnonzero(self.scores >= min_score)
+        columns = (self.images, self.categories, self.scores, self.boxes)
+        return Matches(
+            *(column[rows] for column in columns),
+            {"all": self.hits["all"][:, rows]},
+            {"all": self.counted["all"][:, rows]},
+            {"all": self.truths["all"]},
+            self.frequencies,
+        )
 
     @property
     def num_images(self) -> int:
@@ -81,6 +96,7 @@ def match(
         found.images,
         found.categories,
         found.scores,
+        found.boxes,
         dict(zip(areas, hits, strict=True)),
         dict(zip(areas, counted, strict=True)),
         truths,
@@ -183,7 +199,7 @@ def _assigned(truth: Truth, found: Found, ignored: NDArray) -> tuple[NDArray, ND
     by_turn = np.argsort(turn[pair_of], kind="stable")
     ends = np.searchsorted(turn[pair_of][by_turn], np.arange(turn.max() + 2))
     state = _State(np.zeros((*shape[:2], len(ignored[0])), bool), ignored, truth.crowds)
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in itertools.pairwise(ends.tolist()):
         rows = by_turn[start:end]
         chosen = state.choose(detections[rows], objects[rows], overlap[rows])
         for target, value in zip((hits, blank), chosen.values, strict=True):

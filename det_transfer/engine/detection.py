@@ -106,6 +106,13 @@ class DetectionTrainer(TransferTrainer):
         counted = [] if self.cfg.MODEL.REUSE.COMPILE else [CountOperations(self.record)]
         return counted + super().build_hooks()
 
+    def train(self) -> dict | None:
+        """Train, evaluate, and make the report of the run folder."""
+        results = super().train()
+        if self.cfg.TEST.WRITE_REPORT and comm.is_main_process():
+            _make_report(self.cfg.OUTPUT_DIR)
+        return results
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model with its trunk in the mode that MODEL.REUSE asks for, before any optimizer."""
@@ -156,3 +163,17 @@ class DetectionTrainer(TransferTrainer):
         last = checkpointer.get_checkpoint_file() if resume else ""
         checkpointer.load_detector(last or cfg.MODEL.WEIGHTS)
         return cls.test(cfg, model)
+
+
+def _make_report(folder: str) -> None:
+    """Make the run's report; whatever goes wrong is no reason for a finished run to fail."""
+    try:
+        from ..report.run_page import make_report  # draws: not needed before
+
+        logger.info("Report: %s", make_report(folder))
+    except Exception as error:
+        logger.warning(
+            "the report could not be made (%s: %s); the run is whole, and tools/make_report.py %s "
+            "tries again",
+            *(type(error).__name__, error, folder),
+        )

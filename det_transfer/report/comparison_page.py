@@ -139,16 +139,18 @@ def _seeds_said(result: Comparison, side: Side) -> str:
 
 def _sides(result: Comparison) -> Section:
     metrics = [m for m in METRICS if any(result.mean(s, m) is not None for s in result.sides)]
+    every = [
+        [s.name, *(_spread(result.values(s, metric)) for metric in metrics)] for s in result.sides
+    ]
     rows = []
     for side in result.sides:
         interval = result.differences.get(side.name, {}).get("AP")
-        cells = [_spread(result.values(side, metric)) for metric in metrics]
         run = side.runs[0]
         rows.append(
             [
                 side.name,
                 str(len(side.runs)),
-                *cells,
+                _spread(result.values(side, "AP")),
                 "base" if side is result.base else str(interval) if interval else NONE,
                 _decided(side is result.base, interval),
                 f"{millions(run.trained)} of {millions(run.parameters)}",
@@ -156,14 +158,13 @@ def _sides(result: Comparison) -> Section:
                 size(_mean([run.memory for run in side.runs])),
             ]
         )
-    head = ["side", "seeds", *metrics, "AP to the base (95 %)", "", "trained", "time", "memory"]
-    words = (len(head) - 4,)
+    head = ["side", "seeds", "AP", "to the base (95 %)", "", "trained", "time", "memory"]
     lead = (
         f"Means over seeds; with two seeds both stand in brackets, from three on ± is the "
         f"standard deviation. Differences are to {result.base.name}, with intervals over "
         f"{result.draws} draws of the test images, the same for both sides."
     )
-    return Section("Sides", [Table(head, rows, words=words)], lead)
+    return Section("Sides", [Table(head, rows, words=(4,)), Table(["side", *metrics], every)], lead)
 
 
 def _decided(base: bool, interval) -> str:

@@ -18,7 +18,7 @@ __all__ = ["Side", "choose", "illustrate"]
 
 _SIDE = 420  # pixels: the longer one of a picture
 _MOST = 40  # boxes in a picture
-_RIGHT, _WRONG = 3, 4  # blue and vermilion of the drawing's palette
+_RIGHT, _WRONG, _PLAIN = 3, 4, 7  # blue, vermilion and grey of the drawing's palette
 _MOST_BYTES = 40_000
 
 
@@ -80,18 +80,16 @@ def illustrate(
         wrong = sum(shape.category == _WRONG for shape in shapes)
         words = f"{side.name}: {len(shapes) - wrong} right, {wrong} wrong"
         shown.append(_encoded(small, _scaled(shapes[:_MOST], scale), words))
-    # Missed by the only side, or by any of several.
-    missed = [k for k, row in enumerate(mine) if any(row not in found for found in hit.values())]
+    colours = dict.fromkeys(mine.tolist(), _PLAIN)
+    words = f"ground truth: {len(mine)}"
+    if len(sides) == 1:
+        (found,) = hit.values()
+        colours = {row: _RIGHT if row in found else _WRONG for row in colours}
+        words += f", {len(mine) - len(found)} missed"
     objects = [
-        Shape(
-            _WRONG if k in missed else _RIGHT,
-            truth.names[truth.categories[row]],
-            truth.boxes[row].tolist(),
-        )
-        for k, row in enumerate(mine)
+        Shape(colour, truth.names[truth.categories[row]], truth.boxes[row].tolist())
+        for row, colour in colours.items()
     ]
-    kind = "missed" if len(sides) == 1 else "missed by at least one"
-    words = f"ground truth: {len(mine)}, {len(missed)} {kind}"
     return [_encoded(small, _scaled(objects[:_MOST], scale), words), *shown]
 
 

@@ -10,7 +10,7 @@ from .runs import Evaluation, Run
 
 __all__ = ["METRICS", "TASKS", "class_figure", "duration", "features_section", "millions", "size"]
 
-TASKS = {"bbox": "boxes", "segm": "masks"}
+TASKS = {"bbox": "box", "segm": "mask"}
 METRICS = {
     "AP": "AP, mean over IoU 0.50 to 0.95",
     "AP50": "AP at IoU 0.50",

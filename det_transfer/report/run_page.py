@@ -110,7 +110,7 @@ def _tiles(run: Run) -> Iterable[Tile]:
             metrics = evaluation.metrics(task)
             for key in ("AP", "AP50", "APr"):
                 if metrics.get(key) is not None:
-                    label = f"{key}, {TASKS.get(task, task)}"
+                    label = f"{TASKS.get(task, task)} {key}"
                     yield Tile(label, number(metrics[key]), evaluation.dataset)
     if run.parts:
         share = 100 * run.trained / max(run.parameters, 1)

@@ -27,7 +27,8 @@ METRICS = {
     **{f"AP{group}": ("all", slice(None), group) for group in "rcf"},
 }
 _RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
-_AT_ONCE = 12_000_000  # numbers in an array: what is computed together, for memory
+_AND_NONE = np.append(_RECALL_THRESHOLDS, np.inf)
+_AT_ONCE = 400_000  # numbers in an array: what is computed together, so that it stays in the cache
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,21 @@ def _average_precision(
     # The best precision from here on, of each category: an offset keeps categories apart.
     offset = 2.0 * (totals.shape[1] - category)
     envelope = np.maximum.accumulate((precision + offset)[:, ::-1], axis=1)[:, ::-1] - offset
-    reached = np.searchsorted(_RECALL_THRESHOLDS, recall, "right").astype(np.int32)
+    reached = _reached(recall)
     gained = np.diff(reached, axis=1, prepend=0)
     begins = first[:-1][np.diff(first) > 0]
     gained[:, begins] = reached[:, begins]
     sums = np.add.reduceat(envelope * gained, begins, axis=1)
     result[:, category[begins]] = sums / len(_RECALL_THRESHOLDS)
     return result
+
+
+def _reached(recall: NDArray) -> NDArray[np.int32]:
+    """How many of the recalls 0, 0.01 ... 1 are reached: searchsorted, but faster."""
+    near = (recall * 100).astype(np.int32)
+    above = _AND_NONE.take(near + 1) <= recall
+    below = _AND_NONE.take(near) > recall
+    return near + 1 + above - below
 
 
 def _before(running: NDArray, places: NDArray) -> NDArray:

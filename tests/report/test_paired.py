@@ -1,157 +1,109 @@
-"""Intervals over images: the AP is the evaluator's, and the interval covers what it should."""
-
-import json
+"""Intervals over images: what is decided and what is not, and that pairing helps."""
 
 import numpy as np
 import pytest
 
-from det_transfer import run_folder
-from det_transfer.engine.launch import run
-from det_transfer.errors import UserError
-from det_transfer.evaluation.paired import match_run, paired_intervals
-from tools import compare_runs
+from det_transfer.report.paired import (
+    METRICS,
+    Interval,
+    draw_weights,
+    intervals,
+    mean_metrics,
+    prepare,
+)
+from tools.benchmarks.reports import made_up_pair, measure_coverage, true_differences
 
 
-def make_truth(path, images=30, categories=3):
-    rng = np.random.default_rng(0)
-    boxes = [
-        {
-            "id": k + 1,
-            "image_id": k % images + 1,
-            "category_id": int(rng.integers(categories)) + 1,
-            "bbox": [*rng.uniform(0, 60, 2), *rng.uniform(10, 30, 2)],
-            "iscrowd": int(k % 17 == 0),
-        }
-        for k in range(4 * images)
-    ]
-    for box in boxes:
-        box["area"] = box["bbox"][2] * box["bbox"][3]
-    content = {
-        "images": [
-            {"id": k + 1, "width": 100, "height": 100, "file_name": f"{k}"} for k in range(images)
-        ],
-        "annotations": boxes,
-        "categories": [{"id": k + 1, "name": f"c{k}"} for k in range(categories)],
-    }
-    path.write_text(json.dumps(content))
-    return content
+@pytest.fixture(scope="module")
+def pair():
+    """Two detectors, the second better, on 60 images with 5 classes."""
+    return [prepare(m) for m in made_up_pair(np.random.default_rng(3), 60, 5)]
 
 
-def predict(folder, truth, shift, seed):
-    """A run that finds every object, off by up to `shift` pixels, and some that are not there."""
-    rng = np.random.default_rng(seed)
-    folder = run_folder.eval_folder(folder, "d") / "predictions"
-    folder.mkdir(parents=True)
-    with run_folder.PredictionWriter(folder / "part-0.npz") as writer:
-        for image in truth["images"]:
-            mine = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
-            boxes = np.array([a["bbox"] for a in mine]) + rng.uniform(-shift, shift, (len(mine), 4))
-            wrong = rng.uniform(5, 40, (3, 4))
-            labels = [a["category_id"] for a in mine] + rng.integers(1, 4, 3).tolist()
-            scores = np.round(rng.uniform(0, 1, len(mine) + 3), 1)  # with ties
-            writer.add(image["id"], np.array(labels), scores, np.vstack([boxes, wrong]))
+def naive(matches, weights):
+    """AP by the definition, a class and a threshold at a time, images repeated one by one."""
+    recalls = np.linspace(0, 1, 101)
+    values = []
+    for k in range(matches.truths["all"].shape[0]):
+        rows = np.flatnonzero(matches.categories == k)
+        total = int((matches.truths["all"][k] * weights).sum())
+        for hits in matches.hits["all"]:
+            steps = []
+            found = said = 0
+            for row in rows:
+                for _ in range(weights[matches.images[row]]):
+                    said += 1
+                    found += hits[row]
+                    steps.append((found / max(total, 1), found / said))
+            if total:
+                best = [max((p for r, p in steps if r >= recall), default=0) for recall in recalls]
+                values.append(np.mean(best))
+    return 100 * np.mean(values)
 
 
-@pytest.fixture
-def runs(tmp_path):
-    truth = make_truth(tmp_path / "truth.json")
-    for name, shift in [("good", 2.0), ("bad", 5.0)]:
-        for seed in (1, 2):
-            predict(tmp_path / f"{name}{seed}", truth, shift, seed)
-    return tmp_path
+def test_weighted_as_by_the_definition():
+    matches = made_up_pair(np.random.default_rng(1), 12, 3)[1]
+    weights = draw_weights(12, 3, seed=5)
+    found = prepare(matches).metrics(weights)[:, 0]
+    assert found == pytest.approx([naive(matches, row) for row in weights], abs=1e-9)
 
 
-def matched(runs, name):
-    return match_run(runs / name, "d", runs / "truth.json")
-
-
-def reference(runs, name):
-    """COCO's own AP."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    (chunk,) = run_folder.read_predictions(
-        runs / name / "eval" / "d" / "predictions" / "part-0.npz"
-    )
-    found = [
-        {"image_id": int(i), "category_id": int(c), "score": float(s), "bbox": b.tolist()}
-        for i, c, s, b in zip(
-            *(chunk[k] for k in ("image_id", "category_id", "score", "box")), strict=True
-        )
-    ]
-    truth = COCO(str(runs / "truth.json"))
-    evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return 100 * evaluation.stats[:2]
-
-
-@pytest.mark.parametrize("name", ["good1", "bad2"])
-def test_unweighted_it_is_cocos_ap(runs, name):
-    run = matched(runs, name)
-    found = run.metrics(np.ones((1, run.images)))[0]
-    assert np.allclose(found, reference(runs, name), atol=1e-9)
-
-
-def test_a_clear_difference_and_none(runs):
-    good, bad = ([matched(runs, f"{name}{seed}") for seed in (1, 2)] for name in ("good", "bad"))
-    intervals = paired_intervals(good, bad, draws=200)
-    assert intervals["AP"].decided
-    assert 5 < intervals["AP"].low < intervals["AP"].difference < intervals["AP"].high
-    means = [np.mean([reference(runs, f"{n}{s}") for s in (1, 2)], axis=0) for n in ("good", "bad")]
-    assert intervals["AP"].difference == pytest.approx(means[0][0] - means[1][0])
-    swapped = paired_intervals(bad, good, draws=200)
-    assert swapped["AP"].low == pytest.approx(-intervals["AP"].high)
-    same = paired_intervals(good, good, draws=50)
+def test_a_clear_difference_and_none(pair):
+    weights = draw_weights(60, 200)
+    worse, better = (run.metrics(weights) for run in pair)
+    better[:, 0] += 20  # beyond what chance can do
+    found = intervals(better, worse)
+    assert found["AP"].decided
+    assert 15 < found["AP"].low < found["AP"].difference < found["AP"].high
+    swapped = intervals(worse, better)
+    assert swapped["AP"].low == pytest.approx(-found["AP"].high)
+    same = intervals(better, better)
     assert (same["AP"].difference, same["AP"].low, same["AP"].high) == (0, 0, 0)
     assert not same["AP50"].decided
     assert str(same["AP"]) == "+0.0 (+0.0 to +0.0)"
-    assert paired_intervals(good, bad, draws=20) == paired_intervals(good, bad, draws=20)
+    assert "APs" not in found  # nobody measured it
+    assert np.array_equal(draw_weights(60, 5), draw_weights(60, 5))
 
 
-def test_pairing_narrows_the_interval(runs):
+def test_seeds_of_a_side_are_a_mean(pair):
+    weights = draw_weights(60, 5)
+    mean = mean_metrics(pair, weights)[:, 0]
+    each = [run.metrics(weights)[:, 0] for run in pair]
+    assert mean == pytest.approx((each[0] + each[1]) / 2)
+
+
+def test_pairing_narrows_the_interval(pair):
     """Drawn apart, the sides would spread by what images are worth to both."""
-    good, bad = ([matched(runs, f"{name}1")] for name in ("good", "bad"))
-    rng = np.random.default_rng(0)
-    chances = np.full(30, 1 / 30)
-    a, b = (rng.multinomial(30, chances, 300) for _ in range(2))
-    apart = np.std(good[0].metrics(a)[:, 0] - bad[0].metrics(b)[:, 0])
-    together = np.std(good[0].metrics(a)[:, 0] - bad[0].metrics(a)[:, 0])
-    assert together < apart
+    a, b = draw_weights(60, 300, seed=1), draw_weights(60, 300, seed=2)
+    apart = np.std(pair[0].metrics(a)[:, 0] - pair[1].metrics(b)[:, 0])
+    together = np.std(pair[0].metrics(a)[:, 0] - pair[1].metrics(a)[:, 0])
+    assert together < 0.8 * apart
 
 
-def test_a_draw_without_a_category(runs):
-    run = matched(runs, "good1")
-    weights = np.zeros((1, run.images))
-    weights[0, 0] = 1
-    assert np.isfinite(run.metrics(weights)).all()
+def test_draws_in_parts_are_the_same(pair, monkeypatch):
+    weights = draw_weights(60, 7)
+    whole = pair[0].metrics(weights)
+    monkeypatch.setattr("det_transfer.report.paired._AT_ONCE", 100)
+    assert np.array_equal(pair[0].metrics(weights), whole, equal_nan=True)
 
 
-def test_mistakes(runs, tmp_path):
-    with pytest.raises(UserError, match="has no predictions"):
-        match_run(runs / "none", "d", runs / "truth.json")
-    other = make_truth(tmp_path / "other.json", images=5)
-    predict(tmp_path / "small", other, 1.0, 0)
-    small = match_run(tmp_path / "small", "d", tmp_path / "other.json")
-    with pytest.raises(ValueError, match=r"with \[5, 30\] images"):
-        paired_intervals([matched(runs, "good1")], [small])
+def test_a_draw_without_a_category(pair):
+    weights = np.zeros((1, 60), np.int64)
+    weights[0, 0] = 60
+    assert np.isfinite(pair[0].metrics(weights)[0, 0])
 
 
-def compare(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["compare_runs.py", *map(str, words)])
-    return run(lambda: compare_runs.main(compare_runs.parse()))
+@pytest.mark.parametrize(
+    ("low", "high", "decided"), [(0.1, 1, True), (-1, -0.1, True), (-0.1, 1, False), (0, 1, False)]
+)
+def test_decided(low, high, decided):
+    assert Interval(0.5, low, high).decided is decided
 
 
-def test_the_program(runs, monkeypatch, capsys):
-    output = runs / "out.json"
-    words = [runs / "truth.json", "--dataset", "d", "--draws", 50, "--output", output]
-    sides = ["--side", f"bad={runs}/bad?", "--side", f"good={runs}/good?"]
-    assert compare(monkeypatch, *words, *sides) == 0
-    assert "good - bad" in capsys.readouterr().out
-    found = json.loads(output.read_text())["results"]["good - bad"]["AP"]
-    assert found["min"] < found["median"] < found["max"]
-    assert compare(monkeypatch, *words, *sides[:2]) == 2
-    assert "at least two sides" in capsys.readouterr().err
-    assert compare(monkeypatch, *words, *sides, "--side", "x=/nowhere*") == 2
-    assert "no folder is '/nowhere*'" in capsys.readouterr().err
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    """A small part of tools/benchmarks/reports.py: 95 % of 40 sets, give or take chance."""
+    truth = true_differences(4, images=6000)
+    found = measure_coverage(40, 100, 4, 80, truth)
+    assert 80 <= found["coverage_AP_percent"] <= 100
+    shifted = {metric: truth[metric] + 15 for metric in METRICS}
+    assert measure_coverage(10, 100, 4, 80, shifted)["coverage_AP_percent"] < 20

@@ -260,6 +260,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     results = measure_cost(args.images, args.classes, args.draws)
+    print(json.dumps(results, indent=1), flush=True)
     truth = true_differences(20)
     results += [measure_coverage(args.sets, n, 20, args.draws, truth) for n in (300, 50)]
     content = {

@@ -140,7 +140,8 @@ def _seeds_said(result: Comparison, side: Side) -> str:
 def _sides(result: Comparison) -> Section:
     metrics = [m for m in METRICS if any(result.mean(s, m) is not None for s in result.sides)]
     every = [
-        [s.name, *(_spread(result.values(s, metric)) for metric in metrics)] for s in result.sides
+        [side.name, *(_spread(result.values(side, metric)) for metric in metrics[1:])]
+        for side in result.sides
     ]
     rows = []
     for side in result.sides:
@@ -164,7 +165,9 @@ def _sides(result: Comparison) -> Section:
         f"standard deviation. Differences are to {result.base.name}, with intervals over "
         f"{result.draws} draws of the test images, the same for both sides."
     )
-    return Section("Sides", [Table(head, rows, words=(4,)), Table(["side", *metrics], every)], lead)
+    return Section(
+        "Sides", [Table(head, rows, words=(4,)), Table(["side", *metrics[1:]], every)], lead
+    )
 
 
 def _decided(base: bool, interval) -> str:

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from det_transfer.errors import UserError, own_words
 from det_transfer.report.comparison import DRAWS, Comparison, compare, numbers_json
-from det_transfer.report.comparison_page import comparison_page, verdict
+from det_transfer.report.comparison_page import comparison_page
 from det_transfer.report.html import render
 from det_transfer.report.runs import Run, read_run
+from det_transfer.report.verdict import verdict
 from det_transfer.run_folder import replacing, write_json
 
 

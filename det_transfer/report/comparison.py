@@ -104,7 +104,7 @@ def compare(
         UserError: fewer than two sides were evaluated, or they cannot be compared
     """
     dataset = common_dataset(runs, dataset)
-    missing = [f"{run.name}: {line}" for run in runs for line in run.missing]
+    missing = list(_missing(runs))
     evaluated = [run for run in runs if dataset in run.evaluations]
     found = group(evaluated, sides)
     if len(found) < 2:
@@ -117,6 +117,13 @@ def compare(
     result.images = evaluated[0].evaluations[dataset].results.get("images")
     _measure(result, watch)
     return result
+
+
+def _missing(runs: Sequence[Run]) -> Iterable[str]:
+    """What the runs lack; what all of them lack is said once."""
+    shared = set.intersection(*(set(run.missing) for run in runs))
+    yield from (f"all runs: {line}" for line in runs[0].missing if line in shared)
+    yield from (f"{r.name}: {line}" for r in runs for line in r.missing if line not in shared)
 
 
 def _based(sides: list[Side], base: str) -> list[Side]:

@@ -1,18 +1,17 @@
 """The comparison of runs as a page: which side is better, by how much, where, and at what cost."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from .charts import Interval as Row
-from .charts import Line, Point, bars, dots, forest, lines
-from .comparison import SMALL, Comparison
+from .charts import Line, bars, forest, lines
+from .comparison import Comparison
+from .costs import costs_section
 from .gallery import illustrate
 from .html import NONE, Figure, Page, Picture, Section, Table, Tile, number
 from .parts import (
     METRICS,
-    TASKS,
     class_figure,
     duration,
     features_section,
@@ -20,10 +19,10 @@ from .parts import (
     millions,
     size,
 )
-from .runs import Run
 from .sides import Side, differing, value_of
+from .verdict import verdict
 
-__all__ = ["comparison_page", "verdict"]
+__all__ = ["comparison_page"]
 
 _PICTURES = 3  # of each kind
 _MOST_FIGURES = 6  # differences by class, drawn
@@ -50,7 +49,7 @@ def comparison_page(result: Comparison, *, title: str = "", factors: Sequence[st
         _groups(result),
         _by_class(result),
         _factors(result, factors),
-        _pareto(result),
+        costs_section(result),
         _learning(result),
         _pictures(result),
         features_section([(side.name, run) for side in result.sides for run in side.runs[:1]]),
@@ -61,70 +60,6 @@ def comparison_page(result: Comparison, *, title: str = "", factors: Sequence[st
         "Made from the files of the run folders; docs/reports.md says how each number is defined."
     )
     return page
-
-
-# The sentence ------------------------------------------------------------------------------------
-
-
-def verdict(result: Comparison) -> str:
-    """What the data shows, and what it does not."""
-    what = f"{TASKS.get(result.task, result.task)} AP"
-    images = f" ({result.images} images)" if result.images else ""
-    if not result.differences:
-        means = ", ".join(f"{s.name} {number(result.mean(s, 'AP'))}" for s in result.sides)
-        return (
-            f"On {result.dataset}{images}: {what} {means}. Whether that is more than the choice of "
-            "these images is not known: the intervals need the predictions and the annotation file."
-        )
-    said = [_one(result, side) for side in result.others if "AP" in result.differences[side.name]]
-    sentence = f"On {result.dataset}{images}, {'; '.join(said)}, in {what}. "
-    return sentence + " ".join(_cautions(result))
-
-
-def _one(result: Comparison, side: Side) -> str:
-    interval = result.differences[side.name]["AP"]
-    span = f"{interval.low:+.1f} to {interval.high:+.1f}"
-    base = result.base.name
-    if interval.decided:
-        word = "better" if interval.difference > 0 else "worse"
-        amount = abs(interval.difference)
-        return f"{side.name} is {word} than {base} by {amount:.1f} (95 % interval {span})"
-    return f"{side.name} against {base} is not decided ({interval.difference:+.1f}, {span})"
-
-
-def _cautions(result: Comparison) -> list[str]:
-    said = []
-    if any(len(side.runs) == 1 for side in result.sides):
-        said.append(
-            "The interval is over test images; how much another seed of training would change "
-            "is not in it, where a side is one run."
-        )
-    else:
-        said.append("The interval is over test images, not over seeds of training.")
-        mixed = [
-            side.name
-            for side in result.others
-            if (found := result.differences[side.name].get("AP"))
-            and found.decided
-            and not _apart(result.values(side, "AP"), result.values(result.base, "AP"))
-        ]
-        if mixed:
-            said.append(
-                f"Single seeds of {', '.join(mixed)} and of {result.base.name} overlap: more seeds "
-                "are needed."
-            )
-    if len(result.others) > 2:
-        said.append(
-            f"Of {len(result.others)} comparisons at 95 % each, one in twenty looks decided by "
-            "chance."
-        )
-    if result.images and result.images < SMALL:
-        said.append(f"With {result.images} images the intervals promise a little too much.")
-    return said
-
-
-def _apart(a: Sequence[float], b: Sequence[float]) -> bool:
-    return not a or not b or min(a) > max(b) or max(a) < min(b)
 
 
 def _seeds_said(result: Comparison, side: Side) -> str:
@@ -191,7 +126,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _differences(result: Comparison) -> Section:
-    parts = []
+    parts = list(_all_sides(result))
     for side in result.others:
         found = result.differences.get(side.name, {})
         rows = [
@@ -210,6 +145,17 @@ def _differences(result: Comparison) -> Section:
         parts.append(Figure(title, svg, table))
     lead = "Right of the line is better than the base. An interval that holds 0 decides nothing."
     return Section("Differences", parts, lead)
+
+
+def _all_sides(result: Comparison) -> Iterable[Figure]:
+    """AP of all sides in one figure, where there are several."""
+    known = [(s, i) for s in result.others if (i := result.differences.get(s.name, {}).get("AP"))]
+    if len(known) > 1:
+        title = f"AP minus that of {result.base.name}"
+        rows = [Row(s.name, i.difference, i.low, i.high, s.colour) for s, i in known]
+        svg = forest(rows, title, x="difference in AP, 95 % over images")
+        numbers = [[s.name, str(i), _decided(False, i)] for s, i in known]
+        yield Figure(title, svg, Table(["", "difference (95 %)", ""], numbers, words=(2,)))
 
 
 def _groups(result: Comparison) -> Section:
@@ -273,7 +219,7 @@ def _by_class(result: Comparison) -> Section:
     return Section("By class", parts, lead)
 
 
-# Factors and costs -------------------------------------------------------------------------------
+# Factors -------------------------------------------------------------------------------
 
 
 def _factors(result: Comparison, wanted: Sequence[str]) -> Section | None:
@@ -313,67 +259,6 @@ def _crossed(sides: Sequence[Side], keys: Sequence[str]) -> bool:
 
 def _row_of(side: Side, keys: Sequence[str]) -> str:
     return ", ".join(value_of(side, key) for key in keys)
-
-
-@dataclass(frozen=True)
-class _Cost:
-    title: str
-    unit: str
-
-    def of(self, run: Run) -> float | None:
-        if self.unit == "M":
-            return run.trained / 1e6 if run.parts else None
-        if self.unit == "min":
-            return run.seconds / 60 if run.seconds else None
-        if self.unit == "GB":
-            return run.memory / 1e9 if run.memory else None
-        operations = run.record.get("step_operations")
-        return operations / 1e9 if operations else None
-
-
-_COSTS = (
-    _Cost("trained parameters", "M"),
-    _Cost("training time", "min"),
-    _Cost("peak memory", "GB"),
-    _Cost("operations of a step", "GFLOP"),
-)
-
-
-def _pareto(result: Comparison) -> Section:
-    parts = []
-    for cost in _COSTS:
-        points = []
-        for side in result.sides:
-            spent = [x for run in side.runs if (x := cost.of(run)) is not None]
-            values = result.values(side, "AP")
-            if spent and values:
-                points.append(_point(side, spent, values))
-        if len(points) < 2 or len({point.x for point in points}) < 2:
-            continue
-        front = [k for k, p in enumerate(points) if not any(_beats(q, p) for q in points)]
-        title = f"AP against {cost.title}"
-        x = f"{cost.title}, {cost.unit}"
-        rows = [
-            [p.name, number(p.x, 2), number(p.y), "yes" if k in front else ""]
-            for k, p in enumerate(points)
-        ]
-        table = Table(["", x, "AP", "not beaten"], rows, words=(3,))
-        parts.append(Figure(title, dots(points, title, x=x, y="AP", front=front), table))
-    devices = {run.record.get("device") for side in result.sides for run in side.runs}
-    lead = "Means over seeds, with their range. The dashed line joins sides that no other beats."
-    if len(devices) > 1:
-        lead += " Not all runs had the same device: times and memory do not compare."
-    return Section("What it costs", parts, lead)
-
-
-def _point(side: Side, spent: Sequence[float], values: Sequence[float]) -> Point:
-    x, y = float(np.mean(spent)), float(np.mean(values))
-    ranges = (min(spent), max(spent)), (min(values), max(values))
-    return Point(side.name, x, y, side.colour, *ranges)
-
-
-def _beats(a: Point, b: Point) -> bool:
-    return a.x <= b.x and a.y >= b.y and (a.x, a.y) != (b.x, b.y)
 
 
 def _learning(result: Comparison) -> Section:

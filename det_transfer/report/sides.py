@@ -141,7 +141,7 @@ def _names(sides: Sequence[Side]) -> list[str]:
             break
     if apart < len(sides) or len(chosen) > 3:
         return _unique(folders, sides)
-    return [", ".join(_said(side, key, len(chosen)) for key in chosen) for side in sides]
+    return [" / ".join(_said(side, key) for key in chosen) for side in sides]
 
 
 def _unique(names: Sequence[str], sides: Sequence[Side]) -> list[str]:
@@ -160,7 +160,7 @@ def value_of(side: Side, key: str) -> str:
     return str(value)
 
 
-def _said(side: Side, key: str, of: int) -> str:
+def _said(side: Side, key: str) -> str:
     value = value_of(side, key)
     telling = key in _FIRST[:5] and not value.replace(".", "").isdigit()
     return value if telling else f"{key.rsplit('.', 1)[-1]} {value}"

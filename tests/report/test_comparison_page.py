@@ -11,11 +11,13 @@ from det_transfer import run_folder
 from det_transfer.errors import UserError
 from det_transfer.report.by_class import ClassRow, bins, smoothed
 from det_transfer.report.comparison import compare
-from det_transfer.report.comparison_page import comparison_page, verdict
+from det_transfer.report.comparison_page import comparison_page
 from det_transfer.report.html import render
 from det_transfer.report.paired import Interval
 from det_transfer.report.results import render as results_page
 from det_transfer.report.runs import read_run
+from det_transfer.report.sides import Side
+from det_transfer.report.verdict import verdict
 from tools import compare_runs as program
 
 
@@ -121,6 +123,20 @@ def test_the_sentence_says_what_is_decided(result):
     assert "promise a little too much" in sentence(result, images=50, finetune=(2.0, 1.0, 3.0))
 
 
+def test_many_sides_are_sorted_out(result):
+    """Three others: a list rather than a sentence each."""
+    more = {"a": (2.0, 1.0, 3.0), "b": (-2.0, -3.0, -1.0), "c": (0.5, -1.0, 2.0)}
+    changed = type(result)(**{**vars(result), "shown": {}})
+    changed.sides = [result.base] + [Side(name, result.base.runs) for name in more]
+    changed.differences = {name: {"AP": Interval(*i)} for name, i in more.items()}
+    said = verdict(changed)
+    assert "held to frozen, better: a +2.0 (+1.0 to +3.0); worse: b -2.0" in said
+    assert "not decided: c +0.5 (-1.0 to +2.0)" in said
+    assert "Of 3 comparisons at 95 % each" in said
+    page = render(comparison_page(changed))
+    assert "AP minus that of frozen" in page
+
+
 def test_seeds_that_overlap_are_said(result, evaluated):
     overlap = "Single seeds of finetune and of frozen overlap"
     assert overlap not in sentence(result, finetune=(2.0, 1.0, 3.0))  # they are far apart
@@ -174,6 +190,14 @@ def test_without_predictions_there_are_tables_and_no_intervals(evaluated, tmp_pa
     page = render(comparison_page(result))
     assert Tables(page).row("frozen", "1")[2] == shown(ap(evaluated, "frozen_s1"))
     assert "Whether that is more than the choice of these images is not known" in page
+
+
+def test_what_all_runs_lack_is_said_once(evaluated):
+    runs = read(evaluated, "frozen_s1", "finetune_s1")
+    for run in runs:
+        run.missing.append("no cake")
+    runs[0].missing.append("no tea")
+    assert compare(runs, draws=5).missing == ["all runs: no cake", "frozen_s1: no tea"]
 
 
 def test_other_data_is_refused(evaluated, tmp_path):

@@ -28,7 +28,7 @@ def test_names_take_as_few_keys_as_tell_apart(tmp_path):
     ]
     sides = group(runs_of(tmp_path, *settings))
     names = [side.name for side in sides]
-    assert names == ["frozen, BASE_LR 0.1", "frozen, BASE_LR 0.2", "finetune, BASE_LR 0.2"]
+    assert names == ["frozen / BASE_LR 0.1", "frozen / BASE_LR 0.2", "finetune / BASE_LR 0.2"]
     assert differing(sides) == ["MODEL.REUSE.MODE", "SOLVER.BASE_LR"]
 
 

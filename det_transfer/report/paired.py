@@ -8,7 +8,7 @@ What it does not cover: another seed of training would give another run.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -230,8 +230,3 @@ def intervals(first: NDArray, second: NDArray) -> dict[str, Interval]:
             low, high = np.percentile(drawn, [2.5, 97.5])
             found[metric] = Interval(float(column[0]), float(low), float(high))
     return found
-
-
-def mean_metrics(runs: Sequence[Prepared], weights: NDArray) -> NDArray[np.float64]:
-    """(R, M) the mean over the runs of a side, e.g. of several seeds."""
-    return np.mean([run.metrics(weights) for run in runs], axis=0)

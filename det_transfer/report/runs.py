@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import statistics
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +94,12 @@ class Evaluation:
         path = self.folder / "curves.npz"
         if not path.is_file():
             return {}
-        with np.load(path, allow_pickle=False) as content:
+        with (
+            contextlib.suppress(ValueError, zipfile.BadZipFile),  # broken: no curves
+            np.load(path, allow_pickle=False) as content,
+        ):
             return dict(content)
+        return {}
 
 
 @dataclass
@@ -189,10 +194,12 @@ def read_run(folder: str | Path, *, json_file: str = "", images: str = "") -> Ru
         raise UserError(f"{folder} is no folder; name a run folder, see docs/run_folder.md")
     run = Run(folder)
     run.record = _json(run, run_folder.RUN)
-    if (folder / run_folder.CONFIG).is_file():
+    try:
         run.config = read_config(folder)
-    else:
+    except FileNotFoundError:
         run.missing.append(f"{run_folder.CONFIG} is missing")
+    except UserError as error:
+        run.missing.append(str(error))
     run.rows = run_folder.read_metrics(folder)
     for results in sorted((folder / run_folder.EVAL).glob("*/results.json")):
         run.evaluations[results.parent.name] = _evaluation(run, results, json_file, images)

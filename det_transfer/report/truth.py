@@ -2,6 +2,7 @@
 
 import functools
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from .. import run_folder
 from ..errors import UserError
 
 __all__ = ["Found", "Truth", "read_found", "read_truth"]
+
+_FIELDS = ("image_id", "category_id", "score", "box")
 
 
 @dataclass(frozen=True)
@@ -175,16 +178,11 @@ def read_found(run: str | Path, dataset: str, truth: Truth, *, masks: bool = Fal
     parts = run_folder.prediction_parts(folder)
     if not parts:
         raise UserError(f"{folder} has no predictions; tools/train_net.py --eval-only makes them")
-    keys = ("image_id", "category_id", "score", "box")
-    columns: dict[str, list] = {key: [] for key in keys}
-    rles: list[dict] = []
-    for part in parts:
-        for chunk in run_folder.read_predictions(part):
-            for key in keys:
-                columns[key].append(chunk[key])
-            if masks:
-                rles += chunk.get("rles", ())
-    images, categories, scores, boxes = (np.concatenate(columns[key]) for key in keys)
+    try:
+        columns, rles = _columns_of(parts, masks)
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise UserError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
+    images, categories, scores, boxes = (np.concatenate(columns[k]) for k in _FIELDS)
     strange = ~np.isin(images, truth.image_ids), ~np.isin(categories, truth.category_ids)
     for what, wrong, ids in zip(("image", "category"), strange, (images, categories), strict=True):
         if wrong.any():
@@ -204,6 +202,19 @@ def read_found(run: str | Path, dataset: str, truth: Truth, *, masks: bool = Fal
     if len(parts) > 1:  # two processes may have seen one image
         found = _first_part(found, columns["image_id"])
     return found
+
+
+def _columns_of(parts: Sequence[Path], masks: bool) -> tuple[dict[str, list], list[dict]]:
+    """The chunks of all parts by field, and the masks where they are asked for."""
+    columns: dict[str, list] = {key: [] for key in _FIELDS}
+    rles: list[dict] = []
+    for part in parts:
+        for chunk in run_folder.read_predictions(part):
+            for key in _FIELDS:
+                columns[key].append(chunk[key])
+            if masks:
+                rles += chunk.get("rles", ())
+    return columns, rles
 
 
 def _first_part(found: Found, chunks: Sequence[NDArray]) -> Found:

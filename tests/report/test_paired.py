@@ -8,7 +8,6 @@ from det_transfer.report.paired import (
     Interval,
     draw_weights,
     intervals,
-    mean_metrics,
     prepare,
 )
 from tools.benchmarks.reports import made_up_pair, measure_coverage, true_differences
@@ -63,13 +62,6 @@ def test_a_clear_difference_and_none(pair):
     assert str(same["AP"]) == "+0.0 (+0.0 to +0.0)"
     assert "APs" not in found  # nobody measured it
     assert np.array_equal(draw_weights(60, 5), draw_weights(60, 5))
-
-
-def test_seeds_of_a_side_are_a_mean(pair):
-    weights = draw_weights(60, 5)
-    mean = mean_metrics(pair, weights)[:, 0]
-    each = [run.metrics(weights)[:, 0] for run in pair]
-    assert mean == pytest.approx((each[0] + each[1]) / 2)
 
 
 def test_pairing_narrows_the_interval(pair):

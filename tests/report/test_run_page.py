@@ -188,14 +188,31 @@ def test_a_class_without_ground_truth(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["run.json", "eval/drawn/results.json", "config.yaml", "metrics.json"]
+    "name",
+    [
+        "run.json",
+        "eval/drawn/results.json",
+        "config.yaml",
+        "metrics.json",
+        "eval/drawn/predictions/part-0.npz",
+    ],
 )
-def test_a_file_that_is_not_there_or_broken(name, run):
-    (run / name).write_text("{broken" if name.endswith(".json") else "")
-    render(run_page(read_run(run)))
+def test_a_file_that_is_broken_or_not_there(name, run):
+    (run / name).write_text("{broken: [")
+    page = run_page(read_run(run))
+    assert page.missing
+    render(page)
     (run / name).unlink()
-    render(run_page(read_run(run)))
-    assert missing(run)
+    page = run_page(read_run(run))
+    assert page.missing
+    render(page)
+
+
+def test_broken_curves_are_left_out(run):
+    (run / "eval/drawn/curves.npz").write_text("broken")
+    titles = [section.title for section in run_page(read_run(run)).sections]
+    assert "Precision and recall" not in titles
+    assert "Errors" in titles
 
 
 def test_what_the_backbone_kept(run):

@@ -34,6 +34,7 @@ from det_transfer.report.runs import read_run
 from det_transfer.run_folder import PredictionWriter, eval_folder, write_json
 
 DATASET = "made_up"
+PARTS = ("cost", "coverage")
 SIZE = 640  # pixels, both sides
 
 
@@ -256,13 +257,23 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1203)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--sets", type=int, default=500, help="test sets for the coverage")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="others stay as in --output"
+    )
     parser.add_argument("--note", default="", help="what else the machine did")
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
-    results = measure_cost(args.images, args.classes, args.draws)
-    print(json.dumps(results, indent=1), flush=True)
-    truth = true_differences(20)
-    results += [measure_coverage(args.sets, n, 20, args.draws, truth) for n in (300, 50)]
+    results = []
+    if "cost" in args.parts:
+        results += measure_cost(args.images, args.classes, args.draws)
+        print(json.dumps(results, indent=1), flush=True)
+    if "coverage" in args.parts:
+        truth = true_differences(20)
+        results += [measure_coverage(args.sets, n, 20, args.draws, truth) for n in (300, 50)]
+    if len(args.parts) < len(PARTS) and args.output and args.output.is_file():
+        measured = {row["what"] for row in results}
+        before = run_folder.read_json(args.output)["results"]
+        results += [row for row in before if row["what"] not in measured]
     content = {
         "title": "Benchmark: reports and comparisons",
         "note": "A report and a comparison of made-up runs, each in a process of its own; and how "

@@ -20,7 +20,6 @@ from .truth import Truth
 __all__ = ["Comparison", "compare", "numbers_json"]
 
 DRAWS = 1000
-SMALL = 100  # images; below, an interval promises too much (docs/results/benchmark_reports.json)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .comparison import SMALL, Comparison
+from .comparison import Comparison
 from .html import number
 from .parts import TASKS
 from .sides import Side
@@ -77,8 +77,6 @@ def _cautions(result: Comparison) -> list[str]:
             f"Of {len(result.others)} comparisons at 95 % each, one in twenty looks decided by "
             "chance."
         )
-    if result.images and result.images < SMALL:
-        said.append(f"With {result.images} images the intervals promise a little too much.")
     return said
 
 

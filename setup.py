@@ -25,6 +25,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["det_transfer", "det_transfer.*"]),
+    package_data={"det_transfer.report": ["templates/*"]},
     # timm asks for torch and torchvision, without a version; those that are there stay.
     install_requires=[
         "hotcoco",
@@ -33,6 +34,7 @@ setup(
         "numpy",
         "pillow",
         "pycocotools",
+        "pyyaml",
         "safetensors",
         "scikit-learn",
         "shapely",

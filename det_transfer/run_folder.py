@@ -7,6 +7,8 @@
     run.json          status, versions, seed, command, reuse table, times, peak memory
     eval/<dataset>/   results.json, per_category.csv, curves.npz, predictions/part-<rank>.npz
     train_subset.json the images trained on, where they are a choice
+    train_classes.csv images and objects of each class in the training data
+    report.html       the page made of all this
     model_*.pth       checkpoints
 
 This file knows names and formats and needs NumPy alone, so that a page can be made from a run
@@ -15,11 +17,13 @@ name first and is renamed: a file that is there is whole.
 """
 
 import contextlib
+import csv
+import hashlib
 import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,9 @@ __all__ = [
     "EVAL",
     "FEATURES",
     "METRICS",
+    "REPORT",
     "RUN",
+    "TRAIN_CLASSES",
     "PredictionWriter",
     "eval_folder",
     "flat_metrics",
@@ -38,9 +44,12 @@ __all__ = [
     "read_json",
     "read_metrics",
     "read_predictions",
+    "read_train_classes",
     "replacing",
+    "sha256",
     "subset_file",
     "write_json",
+    "write_train_classes",
 ]
 
 CONFIG = "config.yaml"
@@ -48,6 +57,8 @@ METRICS = "metrics.json"
 RUN = "run.json"
 EVAL = "eval"
 FEATURES = "features.json"  # of tools/compare_features.py
+REPORT = "report.html"
+TRAIN_CLASSES = "train_classes.csv"
 
 
 def eval_folder(run: str | os.PathLike, dataset: str) -> Path:
@@ -58,6 +69,36 @@ def eval_folder(run: str | os.PathLike, dataset: str) -> Path:
 def subset_file(run: str | os.PathLike) -> Path:
     """What says which images the run is trained on; only where they are a choice."""
     return Path(run) / "train_subset.json"
+
+
+def write_train_classes(
+    run: str | os.PathLike, names: Sequence[str], images: Sequence[int], objects: Sequence[int]
+) -> None:
+    """Write how many training images and objects each class has, in the order of the classes."""
+    path = Path(run) / TRAIN_CLASSES
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["name", "images", "objects"])
+        rows.writerows(zip(names, images, objects, strict=True))
+
+
+def read_train_classes(run: str | os.PathLike) -> list[tuple[str, int, int]]:
+    """Name, images and objects of each class; empty where the run did not write them."""
+    path = Path(run) / TRAIN_CLASSES
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        return [(row["name"], int(row["images"]), int(row["objects"])) for row in rows]
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The checksum of a file's content."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ ALLOWED = {
     "modeling": BASE | {"reuse"},
     "evaluation": BASE | {"reuse", "data", "modeling"},
     "engine": BASE | {"reuse"},
-    "engine.detection": BASE | {"reuse", "data", "modeling", "evaluation", "engine"},
+    "engine.detection": BASE | {"reuse", "data", "modeling", "evaluation", "engine", "report"},
     "prediction": BASE | {"reuse", "data", "modeling", "evaluation", "report"},
     "classification": BASE | {"reuse", "engine"},
     "report": {"errors", "run_folder"},

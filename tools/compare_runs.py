@@ -1,92 +1,102 @@
 #!/usr/bin/env python3
-"""Which side is better, and is that more than the choice of test images? AP with 95 % intervals.
+"""Which run is better, and is that more than the choice of test images? One page says it.
 
-    python tools/compare_runs.py val.json --dataset bccd_val \\
-        --side "frozen=output/reuse_modes/bccd_frozen_s?" \\
-        --side "finetune=output/reuse_modes/bccd_finetune_s?"
+    python tools/compare_runs.py output/frozen_s1 output/frozen_s2 output/finetune_s1
+    python tools/compare_runs.py output/reuse_modes/bccd_* --base frozen --output comparison.html
+    python tools/compare_runs.py output/grid/* --factors MODEL.DECODER.NAME MODEL.REUSE.MODE
+    python tools/compare_runs.py output/a* output/b* --side "a=a*" --side "b=b*" \\
+        --output-json numbers.json
 
-Each side is one run or several of other seeds, whose mean counts; all are compared with the first.
-The test images are drawn again, with replacement, the same for both sides of a comparison. For
-datasets in COCO format (the predictions in <run>/eval/<dataset>).
+Runs that differ in their seed alone are one side; sides are named by the config keys in which they
+differ. All are held to the first (or --base). The test images are drawn again, with replacement,
+the same for both sides of a comparison. What cannot be compared is refused with the reason.
+Needs neither torch nor Detectron2.
 
 Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in files or command line.
 """
 
 import argparse
-import glob
 import shlex
 import sys
-from typing import Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from tabulate import tabulate
+from tqdm import tqdm
 
-from det_transfer.engine.launch import run
-from det_transfer.errors import UserError
-from det_transfer.evaluation.paired import Interval, match_run, paired_intervals
-from det_transfer.run_folder import write_json
+from det_transfer.errors import UserError, own_words
+from det_transfer.report.comparison import DRAWS, Comparison, compare, numbers_json
+from det_transfer.report.comparison_page import comparison_page
+from det_transfer.report.html import render
+from det_transfer.report.runs import Run, read_run
+from det_transfer.report.verdict import verdict
+from det_transfer.run_folder import replacing, write_json
 
 
 def main(args: argparse.Namespace) -> None:
-    sides = dict(read_side(text) for text in args.side)
-    if len(sides) < 2:
-        raise UserError("--side: name at least two sides to compare")
-    matched = {
-        name: [match_run(folder, args.dataset, args.json, args.task) for folder in folders]
-        for name, folders in sides.items()
-    }
-    base, *others = sides
-    found = {
-        other: paired_intervals(matched[other], matched[base], draws=args.draws) for other in others
-    }
+    if args.draws < 1:
+        raise UserError(f"--draws is {args.draws}: at least 1, better 200 or more")
+    folders = dict.fromkeys(str(Path(run)) for run in args.runs)
+    runs = [read_run(folder, json_file=args.json, images=args.images) for folder in folders]
+    result = compare(
+        runs,
+        sides=args.side,
+        base=args.base,
+        dataset=args.dataset,
+        task=args.task,
+        draws=args.draws,
+        watch=progress,
+    )
+    page = comparison_page(result, title=args.title, factors=args.factors)
+    with replacing(args.output) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+    if args.output_json:
+        command = shlex.join(["python", "tools/compare_runs.py", *sys.argv[1:]])
+        write_json(args.output_json, numbers_json(result, title=args.title, command=command))
+    print(table(result))
+    print(verdict(result))
+    print(f"wrote {args.output}")
+
+
+def progress(runs: Sequence[Run]) -> Iterable[Run]:
+    return tqdm(runs, "runs", disable=not sys.stderr.isatty())
+
+
+def table(result: Comparison) -> str:
     rows = [
-        [f"{other} - {base}", metric, str(interval), "decided" if interval.decided else "open"]
-        for other, intervals in found.items()
-        for metric, interval in intervals.items()
+        [f"{other} - {result.base.name}", metric, str(i), "decided" if i.decided else "not decided"]
+        for other, found in result.differences.items()
+        for metric, i in found.items()
     ]
-    print(tabulate(rows, [args.dataset, "", "difference (95 %)", ""]))
-    if args.output:
-        write_json(args.output, report(args, base, found))
+    return tabulate(rows, [result.dataset, "", "difference (95 %)", ""])
 
 
-def read_side(text: str) -> tuple[str, list[str]]:
-    name, _, pattern = text.partition("=")
-    folders = sorted(glob.glob(pattern))
-    if not folders:
-        raise UserError(f"--side {text!r}: write NAME=PATTERN; no folder is {pattern!r}")
-    return name, folders
-
-
-def report(
-    args: argparse.Namespace, base: str, found: dict[str, dict[str, Interval]]
-) -> dict[str, Any]:
-    return {
-        "title": args.title or f"Compared on {args.dataset}",
-        "note": f"Differences to {base} in AP, with 95 % intervals over images "
-        f"({args.draws} draws, the mean over seeds on each side).",
-        "command": shlex.join(["python", "tools/compare_runs.py", *sys.argv[1:]]),
-        "results": {
-            f"{other} - {base}": {
-                metric: {"median": i.difference, "min": i.low, "max": i.high}
-                for metric, i in intervals.items()
-            }
-            for other, intervals in found.items()
-        },
-    }
-
-
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("json", metavar="JSON", help="the test set, in COCO format")
-    parser.add_argument("--dataset", required=True, help="its name in the runs' eval folders")
-    parser.add_argument("--side", action="append", required=True, metavar="NAME=PATTERN")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    parser.add_argument("--output", default="comparison.html", metavar="PAGE", help="the page")
+    parser.add_argument("--output-json", metavar="FILE", help="also the differences as json")
+    parser.add_argument("--dataset", default="", help="where runs were evaluated on several")
     parser.add_argument("--task", choices=["bbox", "segm"], default="bbox")
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument(
+        "--side", action="append", default=[], metavar="NAME=GLOB", help="runs of a side"
+    )
+    parser.add_argument("--base", default="", metavar="NAME", help="default: the first side")
+    parser.add_argument(
+        "--factors", nargs="+", default=[], metavar="KEY", help="config keys of the factor figure"
+    )
+    parser.add_argument("--draws", type=int, default=DRAWS, help=f"of the images ({DRAWS})")
     parser.add_argument("--title", default="")
-    parser.add_argument("--output", metavar="FILE", help="write the numbers as json")
-    return parser.parse_args()
+    parser.add_argument("--json", default="", help="the test set, where it has moved")
+    parser.add_argument("--images", default="", metavar="DIR", help="its images, likewise")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, parse()))
+    try:
+        main(parse())
+    except UserError as error:
+        print(f"error: {own_words(error)}", file=sys.stderr)
+        sys.exit(2)

@@ -55,7 +55,8 @@ def summary(run: Path, pictures: list[Path]) -> str:
             f"{ap(box['APf'])}), AP50 {ap(box['AP50'])}, in 0-100 on {DATASET}",
             f"Time   training {minutes(seconds['training'])}, evaluation "
             f"{minutes(seconds['evaluation'])}; peak memory {memory / 2**30:.1f} GB",
-            f"Look   {run}/pictures: {len(pictures)} images, truth left, predictions right",
+            f"Look   {run}/report.html; {run}/pictures: {len(pictures)} images, truth left, "
+            "predictions right",
             f"Files  {evaluation}/results.json, per_category.csv; weights {run}/model_final.pth",
             "Next   your own data (COCO or LVIS json): .venv/bin/python tools/train_net.py "
             "--config-file configs/quickstart.yaml OUTPUT_DIR output/mine "

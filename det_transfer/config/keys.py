@@ -233,6 +233,9 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # bool: also write the predictions as COCO-format json beside the compact files.
     cfg.TEST.WRITE_JSON = False
 
+    # bool: at the end of training make report.html of the run folder; it takes seconds.
+    cfg.TEST.WRITE_REPORT = True
+
     # -- Services that are given the config, the scalars of metrics.json and the results too; see
     #    det_transfer.engine.tracking. TensorBoard's log is written wherever it is installed.
     cfg.TRACKING = CfgNode()

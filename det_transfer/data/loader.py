@@ -165,10 +165,11 @@ class TrainLoader:
         pool: pastes onto what the workers made
 
     Attributes:
-        objects, subset: see :class:`~det_transfer.data.training_set.TrainingSet`
+        objects, images, subset: see :class:`~det_transfer.data.training_set.TrainingSet`
     """
 
     objects: NDArray[np.integer]
+    images: NDArray[np.integer]
     subset: dict[str, Any] | None = None
 
     def __init__(
@@ -259,7 +260,8 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> TrainLoader:
     mapper, pool = _with_copy_paste(cfg, parts["mapper"], training, seed)
     dataset = PositionedDataset(training.records, mapper, seed, cfg.DATASETS.MAX_SKIPPED)
     loader = TrainLoader(dataset, batches, parts["num_workers"], pool)
-    loader.objects, loader.subset = training.objects, training.subset
+    loader.objects, loader.images = training.objects, training.images
+    loader.subset = training.subset
     return loader
 
 

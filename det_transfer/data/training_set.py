@@ -35,12 +35,14 @@ class TrainingSet:
         records: dataset dicts, one copy for all processes
         outline: see :func:`~det_transfer.data.records.outline_of`, of the same images
         objects: (classes,) objects of each class, without crowds
+        images: (classes,) images that have such an object
         subset: what the run folder says of the choice, with the ids of the images; None: all
     """
 
     records: Dataset
     outline: list[dict[str, Any]]
     objects: NDArray[np.integer]
+    images: NDArray[np.integer]
     subset: dict[str, Any] | None = None
 
 
@@ -54,9 +56,9 @@ def training_set(cfg: CfgNode) -> TrainingSet:
     elif options.TRAIN_FRACTION < 1:
         chosen = fraction(classes, options.TRAIN_FRACTION, options.SUBSET_SEED)
     else:
-        return TrainingSet(records, outline, _counts(cfg, classes))
+        return TrainingSet(records, outline, *_both_counts(cfg, classes))
     left = [outline[index] for index in chosen]
-    objects = _counts(cfg, [classes[index] for index in chosen])
+    objects, images = _both_counts(cfg, [classes[index] for index in chosen])
     _warn_of_empty(cfg, _counts(cfg, classes), objects)
     ids = [record["image_id"] for record in left]
     subset = {
@@ -71,7 +73,7 @@ def training_set(cfg: CfgNode) -> TrainingSet:
     logger.info(
         "training on %d of %d images, %s...", len(left), len(outline), subset["sha256"][:12]
     )
-    return TrainingSet(Subset(records, np.array(chosen)), left, objects, subset)
+    return TrainingSet(Subset(records, np.array(chosen)), left, objects, images, subset)
 
 
 def hold_to_subset(output_dir: str, subset: dict[str, Any] | None) -> None:
@@ -109,7 +111,7 @@ def set_image_counts(cfg: CfgNode) -> None:
     names = [n for n in cfg.DATASETS.TRAIN if not MetadataCatalog.get(n).get("class_image_count")]
     if not names:
         return
-    images = _counts(cfg, [sorted(set(_classes(r))) for r in training_set(cfg).outline])
+    images = training_set(cfg).images
     counts = [{"id": n + 1, "image_count": int(count)} for n, count in enumerate(images)]
     for name in names:
         MetadataCatalog.get(name).class_image_count = counts
@@ -158,6 +160,11 @@ def _names(cfg: CfgNode) -> list[str]:
 def _counts(cfg: CfgNode, classes: Sequence[Sequence[int]]) -> NDArray[np.integer]:
     every = np.fromiter((label for labels in classes for label in labels), dtype=np.int64)
     return np.bincount(every, minlength=len(_names(cfg)))
+
+
+def _both_counts(cfg: CfgNode, classes: Sequence[Sequence[int]]) -> tuple[NDArray, NDArray]:
+    """Objects of each class, and images that have it."""
+    return _counts(cfg, classes), _counts(cfg, [sorted(set(labels)) for labels in classes])
 
 
 def _warn_of_empty(cfg: CfgNode, before: NDArray, after: NDArray) -> None:

@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ..reuse import reuse_table, trunk_of
+from .hooks import RunRecord
 
-__all__ = ["Cost", "measure"]
+__all__ = ["Cost", "CountOperations", "measure"]
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,34 @@ class _SavedBytes(saved_tensors_hooks):
             self._kept.append(tensor.detach())
             self.total += storage.nbytes()
         return tensor
+
+
+class CountOperations(HookBase):
+    """Counts the operations of the first step, as :class:`Cost` does, for ``run.json``.
+
+    It is a step of the training itself and only a little slower. Register it first, so that no
+    other hook's work is counted.
+    """
+
+    def __init__(self, record: RunRecord):
+        self._record = record
+        self._counter: FlopCounterMode | None = None
+        self._done = False
+
+    def before_step(self) -> None:
+        if not self._done:
+            self._counter = FlopCounterMode(display=False, custom_mapping=_GROUPED)
+            self._counter.__enter__()
+
+    def after_step(self) -> None:
+        if self._counter is not None:
+            self._record.add(step_operations=self._counter.get_total_flops())
+            self._stop()
+
+    def after_train(self) -> None:
+        if self._counter is not None:  # the first step has failed
+            self._stop()
+
+    def _stop(self) -> None:
+        self._counter.__exit__(None, None, None)
+        self._counter, self._done = None, True

@@ -5,6 +5,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -36,6 +37,7 @@ from ..reuse import (
     trainable_line,
     trunk_of,
 )
+from .analysis import CountOperations
 from .trainer import TransferTrainer
 
 __all__ = ["DetectionTrainer", "prepare"]
@@ -77,11 +79,18 @@ class DetectionTrainer(TransferTrainer):
 
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
-        self.record.add(classes=describe(cfg.DATASETS.TRAIN[0]))
+        self._record_classes()
         beta = cfg.MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA
         if beta:
             balance_classes(self.checkpointer.model, self.data_loader.objects, beta)
         self._record_subset()
+
+    def _record_classes(self) -> None:
+        names, loader = describe(self.cfg.DATASETS.TRAIN[0]), self.data_loader
+        self.record.add(classes=names, train_objects=int(loader.objects.sum()))
+        if names and comm.is_main_process():
+            counts = loader.images.tolist(), loader.objects.tolist()
+            run_folder.write_train_classes(self.cfg.OUTPUT_DIR, names, *counts)
 
     def _record_subset(self) -> None:
         subset = self.data_loader.subset
@@ -89,6 +98,18 @@ class DetectionTrainer(TransferTrainer):
             hold_to_subset(self.cfg.OUTPUT_DIR, subset)
         if subset is not None:
             self.record.add(train_subset={**subset, "images": len(subset["images"])})
+
+    def build_hooks(self) -> list[HookBase]:
+        # A compiled trunk would count as nothing.
+        counted = [] if self.cfg.MODEL.REUSE.COMPILE else [CountOperations(self.record)]
+        return counted + super().build_hooks()
+
+    def train(self) -> dict | None:
+        """Train, evaluate, and make the report of the run folder."""
+        results = super().train()
+        if self.cfg.TEST.WRITE_REPORT and comm.is_main_process():
+            _make_report(self.cfg.OUTPUT_DIR)
+        return results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -140,3 +161,17 @@ class DetectionTrainer(TransferTrainer):
         last = checkpointer.get_checkpoint_file() if resume else ""
         checkpointer.load_detector(last or cfg.MODEL.WEIGHTS)
         return cls.test(cfg, model)
+
+
+def _make_report(folder: str) -> None:
+    """Make the run's report; whatever goes wrong is no reason for a finished run to fail."""
+    try:
+        from ..report.run_page import make_report  # draws: not needed before
+
+        logger.info("Report: %s", make_report(folder))
+    except Exception as error:
+        logger.warning(
+            "the report could not be made (%s: %s); the run is whole, and tools/make_report.py %s "
+            "tries again",
+            *(type(error).__name__, error, folder),
+        )

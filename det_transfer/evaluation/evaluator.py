@@ -24,7 +24,7 @@ from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
 from ..errors import UserError, raise_all
-from ..run_folder import PredictionWriter, prediction_parts
+from ..run_folder import PredictionWriter, prediction_parts, sha256
 from .backends import Accumulated, Backend, Detections, load_backend
 from .files import (
     Category,
@@ -274,6 +274,8 @@ class DetectionEvaluator(DatasetEvaluator):
         made_from = {
             "dataset": self._dataset,
             "json_file": self._json_file,
+            "json_sha256": sha256(self._json_file),
+            "image_root": self._metadata.get("image_root"),
             "protocol": self.protocol,
             "backend": self._truth.name,
             "max_dets": self._max_dets,

@@ -24,26 +24,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import UserError, raise_all
+from ..errors import raise_all
 from ..run_folder import CONFIG, RUN, read_json, read_metrics
+from .runs import FREE_KEYS, read_config
 
 __all__ = ["KIND", "collect"]
 
 KIND = "runs"
 _MAX_POINTS = 60  # of a loss curve
-# Runs of one group may differ in these alone: none of them changes what is trained.
-# What SOLVER.AMP came to is a run's precision, and that must be the same.
-_FREE = (
-    "SEED",
-    "OUTPUT_DIR",
-    "DATALOADER.NUM_WORKERS",
-    "SOLVER.AMP.DTYPE",
-    "SOLVER.AMP.ENABLED",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "VIS_PERIOD",
-)
 
 
 def collect(
@@ -78,7 +66,7 @@ def collect(
     folders = [Path(run) for run in runs]
     raise_all(problem for folder in folders for problem in _problems(folder))
     labels = _labels(folders, root, groups)
-    configs = [_config(folder) for folder in folders]
+    configs = [read_config(folder) for folder in folders]
     records = [read_json(folder / RUN) for folder in folders]
     rows = [
         _row(folder, root, label, record, config)
@@ -183,23 +171,6 @@ def _loss(folder: Path) -> dict[str, list[float]]:
     }
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """The run's config with dotted keys."""
-    try:
-        tree = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{folder / CONFIG} cannot be read: {error}") from error
-    return dict(_leaves(tree))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 # Groups ------------------------------------------------------------------------------------------
 
 
@@ -243,7 +214,7 @@ def _mixed(
         keys = [
             key
             for key in config
-            if key in configs[0] and key not in _FREE and config[key] != configs[0][key]
+            if key in configs[0] and key not in FREE_KEYS and config[key] != configs[0][key]
         ]
         if row["precision"] != rows[0]["precision"]:
             keys.append("precision")

@@ -38,26 +38,30 @@ class Shape:
 def annotated(
     picture: Image.Image, title: str, shapes: Sequence[Shape], scale: float = 1.0
 ) -> Image.Image:
-    """`picture` magnified with a title above, each object with its mask, its box and its name."""
+    """`picture` magnified with a title above, each object with its mask, its box and its name.
+
+    Without a title there is no strip for one.
+    """
+    bar = _BAR if title else 0
     font = ImageFont.load_default(size=13)
     size = round(picture.width * scale), round(picture.height * scale)
     filled = picture.resize(size)
     for shape in shapes:
         if shape.mask is not None:
             _fill(filled, shape)
-    canvas = Image.new("RGB", (size[0], size[1] + _BAR), "white")
-    canvas.paste(filled, (0, _BAR))
+    canvas = Image.new("RGB", (size[0], size[1] + bar), "white")
+    canvas.paste(filled, (0, bar))
     draw = ImageDraw.Draw(canvas)
     draw.text((4, 2), title, fill="black", font=font)
     for shape in sorted(shapes, key=lambda shape: -shape.box[2] * shape.box[3]):
         x, y, width, height = (scale * side for side in shape.box)
         colour = _colour(shape)
-        edges = (x, y + _BAR, x + width, y + height + _BAR)
+        edges = (x, y + bar, x + width, y + height + bar)
         if shape.outlined and shape.mask is None:
             draw.rectangle(edges, outline="black", width=5)
             draw.rectangle(edges, outline="white", width=3)
         draw.rectangle(edges, outline=colour, width=1 if shape.outlined else 2)
-        _label(draw, shape.name, x, y + _BAR, colour, font, canvas.size, _BAR)
+        _label(draw, shape.name, x, y + bar, colour, font, canvas.size, bar)
     return canvas
 
 

@@ -66,7 +66,7 @@ def test_what_was_pasted_has_a_white_and_black_edge():
     grey = Image.new("RGB", (64, 64), (128, 128, 128))
     shape = Shape(0, "a", (20, 20, 20, 20), mask)
     for outlined in (False, True):
-        drawn = np.asarray(annotated(grey, "", [replace(shape, outlined=outlined)]))
+        drawn = np.asarray(annotated(grey, "one", [replace(shape, outlined=outlined)]))
         below = drawn[20:][41:45, 30]
         for colour in (0, 255):
             assert (below == colour).all(axis=-1).any() == outlined

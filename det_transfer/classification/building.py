@@ -19,11 +19,18 @@ from .growth import Growth, check_memory, fill_new
 from .scopes import apply_scope
 from .trunks import WIDTHS, build_trunk
 
-__all__ = ["DESCRIPTION", "build_classifier", "build_described", "describe", "grow_model"]
+__all__ = [
+    "DESCRIPTION",
+    "build_classifier",
+    "build_described",
+    "check_classes",
+    "describe",
+    "grow_model",
+]
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = "classifier"  # in a checkpoint: {"architecture", "new"}
+DESCRIPTION = "classifier"  # in a checkpoint: {"architecture", "new", "classes"}
 
 
 def describe(source: str) -> dict[str, Any] | None:
@@ -84,8 +91,29 @@ def build_described(cfg: CfgNode, source: str) -> ImageClassifier:
             "with MODEL.WEIGHTS <run>/model_final.pth, or take OUTPUT_DIR's last with --resume"
         )
     model = _new_model(cfg, Architecture.from_dict(found["architecture"]))
-    model.new = set(found["new"])
+    model.new, model.classes = set(found["new"]), dict(found["classes"])
     return model
+
+
+def check_classes(found: dict[str, Any], tasks: Tasks, source: str) -> None:
+    """Refuse a checkpoint whose classifier of a task has other classes than the data.
+
+    Args:
+        found: as :func:`describe` gives it
+
+    Raises:
+        UserError: it does; with a task of the same name that would go unseen
+    """
+    for task, names in tasks.classes.items():
+        known = tuple(found["classes"].get(task, names))
+        if known != tuple(names):
+            stray = sorted({*known} ^ {*names})
+            example = f", e.g. {stray[0]} is in one alone" if stray else ", in another order"
+            raise UserError(
+                f"{source} knows a task {task} of {len(known)} classes, which are not the "
+                f"{len(names)} of the data{example}; give the new one another name with "
+                "MODEL.CLASSIFIER.TASK"
+            )
 
 
 def grow_model(model: ImageClassifier, cfg: CfgNode) -> None:
@@ -99,6 +127,7 @@ def grow_model(model: ImageClassifier, cfg: CfgNode) -> None:
 
 
 def _scoped(model: ImageClassifier, cfg: CfgNode, tasks: Tasks) -> ImageClassifier:
+    model.classes = {task: list(names) for task, names in tasks.classes.items()}
     model.labelled_tasks = model.training_tasks = tasks.trained
     if cfg.MODEL.CLASSIFIER.DISTILL_WEIGHT:  # old classifiers follow the layers below them
         model.training_tasks = tuple(model.classifiers)
@@ -144,13 +173,7 @@ def _base(cfg: CfgNode, tasks: Tasks) -> Architecture:
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is a {net.network} {dict(net.options) or ''}, but "
             f"the config has {here}; set MODEL.CLASSIFIER.NETWORK and what belongs to it alike"
         )
-    for task, classes in tasks.sizes().items():
-        if task in net.classifiers and net.classifiers[task].width != classes:
-            raise UserError(
-                f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} knows a task {task} of "
-                f"{net.classifiers[task].width} classes, and the data have {classes}; give the new "
-                "one another name with MODEL.CLASSIFIER.TASK"
-            )
+    check_classes(found, tasks, cfg.MODEL.WEIGHTS)
     grown = tuple(name for name in net.dropped if name not in dropout["dropped"])
     return replace(
         net.only_tasks(tuple(tasks.sizes())),

@@ -35,7 +35,11 @@ class ClassifierCheckpointer(TransferCheckpointer):
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         model = self.model
-        said = {"architecture": model.architecture.as_dict(), "new": sorted(model.new)}
+        said = {
+            "architecture": model.architecture.as_dict(),
+            "new": sorted(model.new),
+            "classes": model.classes,
+        }
         super().save(name, tag=tag, **{DESCRIPTION: said}, **kwargs)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:

@@ -74,6 +74,7 @@ class ImageClassifier(nn.Module):
 
     Attributes:
         new (set[str]): names of parameters that this run has added to what it began with
+        classes (dict[str, list[str]]): task -> names, for checkpoints
         training_tasks (tuple[str, ...]): whose classifiers are trained; empty: all
         labelled_tasks (tuple[str, ...]): those of them that the training data have labels for
         teacher: gives further losses, see :mod:`.distillation`; no part of the model
@@ -98,6 +99,7 @@ class ImageClassifier(nn.Module):
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.new: set[str] = set()
+        self.classes: dict[str, list[str]] = {}
         self.training_tasks: tuple[str, ...] = ()
         self.labelled_tasks: tuple[str, ...] = ()
         self.teacher: Any = None

@@ -85,6 +85,8 @@ class Dense(nn.Module):
     @torch.no_grad()
     def fill(self, name: str, std: float, generator: torch.Generator | None = None) -> None:
         """Draw the weights to one layer; with std 0 of variance 2 / (all inputs), He's."""
+        if self.bias.is_meta:
+            return
         fan_in = sum(weight.shape[1] for weight in self.weights.values())
         noise = torch.randn(self.weights[name].shape, generator=generator, device="cpu")
         self.weights[name].copy_(noise * (std or (2.0 / fan_in) ** 0.5))

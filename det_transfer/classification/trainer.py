@@ -17,7 +17,7 @@ from ..engine.restructure import restructure
 from ..engine.trainer import TransferTrainer
 from ..errors import UserError
 from ..reuse import format_table, reuse_table, trainable_line
-from .building import build_classifier, build_described, grow_model
+from .building import build_classifier, build_described, check_classes, grow_model
 from .cache import CachedLoader
 from .checkpoint import ClassifierCheckpointer
 from .classifier import ImageClassifier
@@ -171,7 +171,14 @@ class ClassificationTrainer(TransferTrainer):
         if resume:
             folder = ClassifierCheckpointer(nn.Module(), cfg.OUTPUT_DIR, cfg=cfg)
             source = folder.get_checkpoint_file() or source
-        model = build_described(cfg, source)
+        model, tasks = build_described(cfg, source), Tasks(cfg)
+        lacking = {tasks.of(name) for name in cfg.DATASETS.TEST} - set(model.classifiers)
+        if lacking:
+            raise UserError(
+                f"{source} has no classifier for the task {min(lacking)}; it has "
+                f"{', '.join(model.classifiers)}: name one of them with MODEL.CLASSIFIER.TASK"
+            )
+        check_classes({"classes": model.classes}, tasks, source)
         model.to(torch.device(cfg.MODEL.DEVICE))
         model.new = set()
         cls.build_checkpointer(cfg, model).load_detector(source)

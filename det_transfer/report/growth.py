@@ -13,8 +13,10 @@ from ..run_folder import replacing
 __all__ = ["PAPER", "gather", "page", "write_csv"]
 
 _SCOPES = ("New", "FC7-New", "FC6-New", "All")
+# The axes of a plan that become columns, the first that it has.
+_COLUMN_AXES = ("scope", "target")
 
-# Table -> row -> the paper's top-1 by column, on its own data and networks.
+# Table -> row -> the paper's top-1 by column (COLUMNS), on its own data and networks.
 # Source: Wang, Ramanan and Hebert, "Growing a Brain", CVPR 2017, tables 1 (AlexNet) to 7 (MIT-67).
 PAPER: dict[int, dict[str, tuple[float, ...]]] = {
     1: {
@@ -51,8 +53,15 @@ PAPER: dict[int, dict[str, tuple[float, ...]]] = {
         "back DA": (55.3,),
         "back WA": (51.5,),
     },
+    5: {"FT": (61.2, 75.3, 62.9, 57.7), "WA": (66.3, 92.8, 69.0, 67.5)},
     6: {"CNN": (56.9,), "WA-scratch": (57.6,), "WA-grow": (57.8,)},
     7: {"CNN-FT": (61.2,), "WA-ori": (62.3,), "WA-grow": (66.3,)},
+}
+
+COLUMNS: dict[int, tuple[str, ...]] = {
+    **dict.fromkeys((1, 2, 3), _SCOPES),
+    5: ("MIT-67", "102 Flowers", "CUB-200-2011", "Stanford-40"),
+    **dict.fromkeys((4, 6, 7), ("",)),
 }
 
 
@@ -60,8 +69,8 @@ def gather(results: str | Path) -> list[dict[str, Any]]:
     """Top-1 over seeds from a plan's ``results.csv``.
 
     Returns:
-        rows with "row" (run and method), "scope" ("" where the plan has none), "dataset" ("" where
-        a run has one test set), "n", "mean", "std" (None for one seed), "min" and "max"
+        rows with "row" (run and method), "column" (scope or target, "" without), "dataset" (""
+        where a run has one test set), "n", "mean", "std" (None for one seed), "min" and "max"
 
     Raises:
         UserError: there is no such file, or nothing in it is finished
@@ -74,14 +83,14 @@ def gather(results: str | Path) -> list[dict[str, Any]]:
         for entry in csv.DictReader(file):
             for column, dataset in _top1(entry):
                 if entry[column]:
-                    key = (_row(entry), entry.get("scope", ""), dataset)
+                    key = (_row(entry), _column(entry), dataset)
                     values.setdefault(key, []).append(float(entry[column]))
     if not values:
         raise UserError(f"{path} has no finished run yet")
     return [
         {
             "row": row,
-            "scope": scope,
+            "column": column,
             "dataset": dataset,
             "n": len(found),
             "mean": statistics.fmean(found),
@@ -89,7 +98,7 @@ def gather(results: str | Path) -> list[dict[str, Any]]:
             "min": min(found),
             "max": max(found),
         }
-        for (row, scope, dataset), found in values.items()
+        for (row, column, dataset), found in values.items()
     ]
 
 
@@ -99,11 +108,15 @@ def _top1(entry: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(c, c.removesuffix(end).strip("/")) for c in entry if c.endswith(end)]
 
 
+def _column(entry: Mapping[str, str]) -> str:
+    return next((entry[axis] for axis in _COLUMN_AXES if entry.get(axis)), "")
+
+
 def _row(entry: Mapping[str, str]) -> str:
-    """A run's name without scope and seed; "target", the run that is asked about, goes unsaid."""
+    """A run's name without column and seed; "target", the run that is asked about, goes unsaid."""
     name = re.sub(r"_s\d+$", "", entry["run"])
-    scope = entry.get("scope", "")
-    name = name.removesuffix(f"_{scope}") if scope else name
+    column = _column(entry)
+    name = name.removesuffix(f"_{column}") if column else name
     method = entry.get("method", "")
     head = name.removesuffix(method).strip("_") if method else name
     return " ".join(word for word in (head if head != "target" else "", method) if word)
@@ -134,24 +147,45 @@ def page(rows: Sequence[Mapping[str, Any]], number: int | None, title: str) -> s
         ]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         here = [row for row in rows if row["dataset"] == dataset]
-        columns = [s for s in _SCOPES if any(row["scope"] == s for row in here)] or [""]
-        if dataset:
-            lines += [f"## {dataset}", ""]
-        lines += ["| | " + " | ".join(c or "top-1" for c in columns) + " |"]
-        lines += ["|---|" + "---:|" * len(columns)]
-        below = [""]
-        for name in dict.fromkeys(row["row"] for row in here):
-            mine = {row["scope"]: row for row in here if row["row"] == name}
-            if not set(mine) & set(columns):  # what the others begin with
-                below.append(f"{name}: {_cell(mine[''], None)}")
-                continue
-            theirs = dict(
-                zip(_SCOPES if columns != [""] else [""], paper.get(name, ()), strict=False)
-            )
-            cells = [_cell(mine.get(c), theirs.get(c)) for c in columns]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines += [*below, ""] if below[1:] else [""]
+        lines += [f"## {dataset}", ""] if dataset else []
+        lines += [*_table(here, number), ""]
+    if number in COLUMNS and not _alike(rows, number):
+        lines += ["The paper's:", "", *_markdown(COLUMNS[number], _as_text(PAPER[number])), ""]
     return "\n".join(lines)
+
+
+def _alike(rows: Sequence[Mapping[str, Any]], number: int | None) -> bool:
+    """Whether the paper's table has our columns."""
+    found = {row["column"] for row in rows if row["column"]}
+    return found <= set(COLUMNS.get(number, ()))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], number: int | None) -> list[str]:
+    order = COLUMNS[number] if number in COLUMNS and _alike(rows, number) else ()
+    there = list(dict.fromkeys(row["column"] for row in rows if row["column"]))
+    columns = [c for c in order if c in there] or there or [""]
+    cells: dict[str, list[str]] = {}
+    below = []
+    for name in dict.fromkeys(row["row"] for row in rows):
+        mine = {row["column"]: row for row in rows if row["row"] == name}
+        if not set(mine) & set(columns):  # what the others begin with
+            below.append(f"{name}: {_cell(mine[''], None)}")
+            continue
+        theirs = dict(zip(order, PAPER[number].get(name, ()), strict=False)) if order else {}
+        cells[name] = [_cell(mine.get(c), theirs.get(c)) for c in columns]
+    return [*_markdown(columns, cells), *(["", *below] if below else [])]
+
+
+def _as_text(table: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
+    return {name: [f"{value}" for value in row] for name, row in table.items()}
+
+
+def _markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+    return [
+        "| | " + " | ".join(c or "top-1" for c in columns) + " |",
+        "|---|" + "---:|" * len(columns),
+        *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()),
+    ]
 
 
 def _cell(row: Mapping[str, Any] | None, paper: float | None) -> str:

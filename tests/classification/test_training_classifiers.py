@@ -1,6 +1,7 @@
 """Training, resuming, growing on the way, evaluating: on the engine that detection uses."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -193,6 +194,17 @@ def test_evaluation_takes_the_network_of_the_checkpoint(train, source, arguments
     assert results == trained._last_eval_results
     args = arguments("MODEL.CLASSIFIER.TASK", "other", output="grown", eval_only=True, resume=True)
     assert ClassificationTrainer.evaluate(setup(args, prepare), resume=True) == results
+
+
+def test_other_tasks_and_classes_than_a_checkpoint_has(build, source, arguments, tmp_path, shapes):
+    args = arguments(*source, "MODEL.CLASSIFIER.TASK", "x", output="e", eval_only=True)
+    with pytest.raises(UserError, match=r"no classifier for the task x; it has shapes: name one"):
+        ClassificationTrainer.evaluate(setup(args, prepare))
+    for split in ("train", "test"):
+        shutil.copytree(shapes / split, tmp_path / "renamed" / split)
+        (tmp_path / "renamed" / split / "shape_3").rename(tmp_path / "renamed" / split / "star")
+    with pytest.raises(UserError, match=r"task shapes of 4 classes, which are not .* e.g. shape_3"):
+        build(*source, data=tmp_path / "renamed", output="f")
 
 
 def refused(build, words, *opts):

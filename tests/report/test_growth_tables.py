@@ -39,7 +39,7 @@ def table1(tmp_path):
 
 def test_over_seeds(table1, tmp_path):
     rows = gather(table1)
-    found = {(row["row"], row["scope"]): row for row in rows}
+    found = {(row["row"], row["column"]): row for row in rows}
     assert found.keys() == {("source", ""), ("FT", "New"), ("FT", "FC7-New"), ("DWA", "New")}
     row = found["FT", "FC7-New"]
     assert (row["n"], row["mean"]) == (2, 52.5)
@@ -69,6 +69,18 @@ def test_without_scopes_and_with_two_test_sets(tmp_path):
     assert "| back WA | 25.0 (1) / 51.5 |" in text
     assert "## tiny_val" in text
     assert "| kept LwF | 28.0 (1) / 55.9 |" in text
+
+
+def test_other_targets_than_the_papers(tmp_path):
+    rows = [
+        {"run": f"{m}_{d}_s1", "method": m, "target": d, "seed": 1, "accuracy/top1": 60.0}
+        for m in ("FT", "WA")
+        for d in ("digits", "grocery")
+    ]
+    text = page(gather(results(tmp_path / "r.csv", rows)), 5, "Table 5")
+    assert "| | digits | grocery |" in text
+    assert "| WA | 60.0 (1) | 60.0 (1) |" in text
+    assert "| WA | 66.3 | 92.8 | 69.0 | 67.5 |" in text
 
 
 def test_nothing_there_yet(tmp_path):

@@ -122,7 +122,8 @@ def grow_model(model: ImageClassifier, cfg: CfgNode) -> None:
     logger.info("Grown: %s -> %s", model.architecture, target)
     for task in model.labelled_tasks:
         target = target.with_task(task, target.classifiers[task].width)
-    model.new = set(_rewire(model, target, cfg))
+    names = _rewire(model, target, cfg)
+    model.new = (model.new & {name for name, _ in model.named_parameters()}) | set(names)
     apply_scope(model, cfg.MODEL.CLASSIFIER.SCOPE, dropout=cfg.MODEL.REUSE.DROPOUT)
 
 

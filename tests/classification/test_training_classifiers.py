@@ -147,6 +147,17 @@ def test_growing_carries_momentum_by_name_and_goes_on_with_the_schedule(build, s
     assert run_folder.read_json(trainer.cfg.OUTPUT_DIR + "/run.json")["growths"] == ["widen 8"]
 
 
+def test_what_was_new_before_a_growth_stays_new(build, source):
+    trainer = build(*source, *WIDEN, "MODEL.GROWTH.AT", 3, "MODEL.CLASSIFIER.TASK", "other")
+    assert trainer.model.new == {"classifiers.other.weights.FC7", "classifiers.other.bias"}
+    trainer.iter = 3
+    trainer._hooks = []
+    trainer.grow()
+    names = {name for name, _ in trainer.model.named_parameters()}
+    old = {name for name in names if name.startswith(("backbone", "layers.FC6", "layers.FC7."))}
+    assert trainer.model.new == names - old
+
+
 def test_rates_of_what_is_new(build, source):
     def rates(*opts):
         trainer = build(

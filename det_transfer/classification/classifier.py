@@ -39,6 +39,14 @@ class Activations(Mapping):
     def __len__(self) -> int:
         return 1 + len(self._model.layers)
 
+    def norms(self) -> dict[str, float]:
+        """Mean L2 norm of those that were computed or given, without images."""
+        return {
+            name: tensor.detach().norm(dim=1).mean().item()
+            for name, tensor in self._known.items()
+            if name != "image"
+        }
+
 
 class FeatureBatch(Sequence):
     """A batch whose activations are known: what a list of samples would be, without the samples.
@@ -77,6 +85,8 @@ class ImageClassifier(nn.Module):
         classes (dict[str, list[str]]): task -> names, for checkpoints
         training_tasks (tuple[str, ...]): whose classifiers are trained; empty: all
         labelled_tasks (tuple[str, ...]): those of them that the training data have labels for
+        watched (dict[str, float] | None): where it is not None, the next step in training puts the
+            mean norm of each layer's activation there
         teacher: gives further losses, see :mod:`.distillation`; no part of the model
     """
 
@@ -103,6 +113,7 @@ class ImageClassifier(nn.Module):
         self.training_tasks: tuple[str, ...] = ()
         self.labelled_tasks: tuple[str, ...] = ()
         self.teacher: Any = None
+        self.watched: dict[str, float] | None = None
         self.rewire(architecture)
 
     @property
@@ -190,6 +201,8 @@ class ImageClassifier(nn.Module):
             losses[f"loss_{task}"] = share * F.cross_entropy(logits, labels[rows])
         if self.teacher:
             losses |= self.teacher.losses(self, activations, set(self.labelled_tasks))
+        if self.watched is not None:
+            self.watched = activations.norms()
         return losses
 
     def activations(self, batch: Sequence[dict]) -> Activations:

@@ -26,6 +26,7 @@ from .distillation import Teacher
 from .evaluator import ClassificationEvaluator
 from .forgetting import Forgetting
 from .growth import Growth, copy_units
+from .pace import Pace
 
 __all__ = ["ClassificationTrainer", "GrowNetwork", "prepare"]
 
@@ -111,6 +112,9 @@ class ClassificationTrainer(TransferTrainer):
         if self.restructures:
             # Before all others: what they look at before a step is the grown network.
             result.insert(0, GrowNetwork(self.cfg.MODEL.GROWTH.AT))
+        period = self.cfg.MODEL.CLASSIFIER.PACE_PERIOD
+        if period:
+            result.insert(result.index(self.record), Pace(self.checkpointer.model, period))
         old = self._old_test_sets()
         if old:
             result.insert(result.index(self.record), Forgetting(self.record, old))

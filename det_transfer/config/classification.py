@@ -70,6 +70,9 @@ def add_classification_config(cfg: CfgNode) -> None:
     # bool: compute what lies below the first trained layer and the first active dropout once for
     # INPUT.VIEW.FIXED views of each image, and train on that.
     cfg.MODEL.CLASSIFIER.CACHE = False
+    # int: every so many iterations metrics.json gets the norm of each layer's activation and the
+    # size of its update, see det_transfer.classification.pace. 0: never.
+    cfg.MODEL.CLASSIFIER.PACE_PERIOD = 0
     # Learning without forgetting (Li and Hoiem 2016): classifiers of tasks that are not trained on
     # keep their answers on the images that are. float: weight of that loss; 0: off. Source of
     # 1 and temperature 2: their section 3 and 4.
@@ -162,6 +165,8 @@ def classification_problems(cfg: CfgNode) -> Iterator[str]:
         yield "MODEL.TIMM.NAME is empty; MODEL.CLASSIFIER.NETWORK 'timm' needs it, e.g. resnet18"
     if classifier.CACHE and not view.FIXED:
         yield "MODEL.CLASSIFIER.CACHE needs INPUT.VIEW.FIXED, the number of views of an image"
+    if classifier.PACE_PERIOD < 0:
+        yield f"MODEL.CLASSIFIER.PACE_PERIOD is {classifier.PACE_PERIOD}; it must be >= 0"
     if classifier.DISTILL_WEIGHT < 0 or classifier.DISTILL_TEMPERATURE <= 0:
         yield "MODEL.CLASSIFIER.DISTILL_WEIGHT must be >= 0 and DISTILL_TEMPERATURE > 0"
     if classifier.DISTILL_WEIGHT and not cfg.MODEL.WEIGHTS:

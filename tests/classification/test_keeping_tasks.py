@@ -104,6 +104,37 @@ def test_augmented_layers_on_source_data(train, source, tmp_path):
     assert trainer.model.architecture.classifiers["again"].reading.normalize
 
 
+def test_the_pace_of_old_and_new_layers(train, build, source, monkeypatch):
+    options = [
+        *source,
+        *GROWN,
+        "MODEL.CLASSIFIER.TASK",
+        "other",
+        "MODEL.CLASSIFIER.SCOPE",
+        "FC7-New",
+    ]
+    options += ["MODEL.CLASSIFIER.PACE_PERIOD", 3, "DATASETS.TEST", "()"]
+    trainer = build(*options)
+    weights = {}
+    step = type(trainer).run_step
+
+    def watched(self):
+        weights["before"] = self.model.layers["FC7+"].weights["FC6"].detach().clone()
+        step(self)
+        weights["after"] = self.model.layers["FC7+"].weights["FC6"].detach().clone()
+
+    monkeypatch.setattr(type(trainer), "run_step", watched)
+    trainer.train()
+    row = run_folder.read_metrics(trainer.cfg.OUTPUT_DIR)[-1]
+    layers = {key.split("/")[1] for key in row if key.startswith("pace/") and key.endswith("norm")}
+    assert layers == {"pool5", "FC6", "FC7", "FC7+"}
+    updates = {key.split("/")[1] for key in row if key.endswith("/update")}
+    assert updates == {"FC7", "FC7+"}  # those that are trained
+    change = (weights["after"] - weights["before"]).norm() / weights["before"].norm()
+    assert row["pace/FC7+/update"] == pytest.approx(change.item(), rel=1e-4)
+    assert row["pace/FC7/norm"] > 0
+
+
 # The cache ---------------------------------------------------------------------------------------
 
 

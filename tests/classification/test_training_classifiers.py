@@ -270,7 +270,7 @@ def test_mistakes_are_one_clear_line(build, source, tmp_path):
 
 
 def test_what_would_be_ignored_is_refused(build):
-    refused(build, "MODEL.REUSE.MODE 'frozen' is for detectors", "MODEL.REUSE.MODE", "frozen")
+    refused(build, "MODEL.REUSE.MODE 'finetune' is for detectors", "MODEL.REUSE.MODE", "finetune")
     stray = ["MODEL.CLASSIFIER.TASKS", "[['stray', 'test']]"]
     refused(build, "task stray is to be evaluated, but nothing trains it", *stray)
 

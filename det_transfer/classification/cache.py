@@ -15,7 +15,7 @@ from ..reuse import is_frozen
 from ..reuse.freeze import DROPOUTS
 from ..stream import TrainLoader, as_list
 from .architecture import POOL5
-from .classifier import FeatureBatch, ImageClassifier
+from .classifier import IMAGE, FeatureBatch, ImageClassifier
 from .growth import free_memory
 
 __all__ = ["CachedLoader", "constant_activations", "needed_activations"]
@@ -89,6 +89,8 @@ class _Table:
 class CachedLoader:
     """Gives the batches of a :class:`~det_transfer.stream.TrainLoader` as their activations.
 
+    Where no activation is constant it keeps the views themselves, as uint8.
+
     Args:
         loader: over :class:`~.data.loader.FixedViews`
         model: with its weights; what is below its first trained or random layer is computed now
@@ -96,7 +98,7 @@ class CachedLoader:
         batch_size: images at a time
 
     Raises:
-        UserError: nothing is constant, or the activations do not fit into memory
+        UserError: they do not fit into memory
     """
 
     def __init__(
@@ -110,12 +112,8 @@ class CachedLoader:
         self.num_workers = loader.num_workers
         constant = constant_activations(model)
         self.names = needed_activations(model, constant, *others)
-        if not self.names:
-            raise UserError(
-                "MODEL.CLASSIFIER.CACHE: nothing below the trained layers stands still; take a "
-                "smaller MODEL.CLASSIFIER.SCOPE than All, or set CACHE to False"
-            )
-        self._check_memory(model)
+        if not self.names:  # all is trained: what can be spared is reading and drawing views
+            self.names = [IMAGE]
         self._table = self._compute(model, batch_size)
 
     def start_at(self, iteration: int) -> None:
@@ -136,16 +134,24 @@ class CachedLoader:
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self._table.activations.values())
 
-    def _check_memory(self, model: ImageClassifier) -> None:
-        rows = self.dataset.views * len(self.dataset)
-        need = 4 * rows * sum(model.architecture.width(name) for name in self.names)
-        free = free_memory("cpu")
+    def _empty(self, rows: int, name: str, like: Tensor) -> Tensor:
+        """A table for so many rows of what `like` (N, ...) has."""
+        dtype = torch.uint8 if name == IMAGE else torch.float32
+        table = torch.empty(0, dtype=dtype)
+        need, free = rows * like[0].numel() * table.element_size(), free_memory("cpu")
         if need > free:
             raise UserError(
-                f"MODEL.CLASSIFIER.CACHE: {', '.join(self.names)} of {rows} views take "
-                f"{need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; take fewer views with "
-                "INPUT.VIEW.FIXED, or set CACHE to False"
+                f"MODEL.CLASSIFIER.CACHE: {name} of {rows} views takes {need / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB are free; take fewer views with INPUT.VIEW.FIXED, or set "
+                "CACHE to False"
             )
+        return table.new_empty(rows, *like.shape[1:])
+
+    def _values(self, model: ImageClassifier, batch: list[dict]) -> dict[str, Tensor]:
+        if self.names == [IMAGE]:
+            return {IMAGE: torch.stack([sample[IMAGE] for sample in batch])}
+        activations = model.activations(batch)
+        return {name: activations[name] for name in self.names}
 
     @torch.no_grad()
     def _compute(self, model: ImageClassifier, batch_size: int) -> _Table:
@@ -158,17 +164,16 @@ class CachedLoader:
             collate_fn=as_list,
             generator=torch.Generator(),
         )
-        found = {
-            name: torch.empty(len(keys), model.architecture.width(name)) for name in self.names
-        }
+        found: dict[str, Tensor] = {}
         samples: list[dict] = []
         was_training = model.training
         model.eval()
         for batch in tqdm(loader, "caching", unit="batch", disable=None):
-            activations = model.activations(batch)
             rows = slice(len(samples), len(samples) + len(batch))
-            for name, table in found.items():
-                table[rows] = activations[name]
+            for name, values in self._values(model, batch).items():
+                if name not in found:
+                    found[name] = self._empty(len(keys), name, values)
+                found[name][rows] = values
             samples += [{k: v for k, v in sample.items() if k != "image"} for sample in batch]
         model.train(was_training)
         labels = torch.tensor([sample["label"] for sample in samples])

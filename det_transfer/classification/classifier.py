@@ -12,7 +12,9 @@ from .architecture import POOL5, Architecture, Layer
 from .dense import Dense
 from .trunks import build_trunk
 
-__all__ = ["Activations", "FeatureBatch", "ImageClassifier"]
+__all__ = ["IMAGE", "Activations", "FeatureBatch", "ImageClassifier"]
+
+IMAGE = "image"  # what pool5 is computed from
 
 
 class Activations(Mapping):
@@ -28,7 +30,7 @@ class Activations(Mapping):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._known:
             if name == POOL5:
-                self._known[name] = self._model.backbone(self._known["image"])
+                self._known[name] = self._model.backbone(self._known[IMAGE])
             else:
                 self._known[name] = self._model.layers[name](self)
         return self._known[name]
@@ -44,7 +46,7 @@ class Activations(Mapping):
         return {
             name: tensor.detach().norm(dim=1).mean().item()
             for name, tensor in self._known.items()
-            if name != "image"
+            if name != IMAGE
         }
 
 
@@ -52,7 +54,7 @@ class FeatureBatch(Sequence):
     """A batch whose activations are known: what a list of samples would be, without the samples.
 
     Args:
-        activations: name -> (N, channels)
+        activations: name -> (N, channels); or "image" -> (N, 3, H, W) in grey levels
         labels: (N,) int64
         samples: dicts with "task" and "file_name"
     """
@@ -209,13 +211,18 @@ class ImageClassifier(nn.Module):
         """The activations of a batch, see :class:`Activations`."""
         if isinstance(batch, FeatureBatch):
             known = {name: tensor.to(self.device) for name, tensor in batch.activations.items()}
+            if IMAGE in known:
+                known[IMAGE] = self._normalised(known[IMAGE].float())
             return Activations(self, known)
         sizes = {tuple(sample["image"].shape) for sample in batch}
         if len(sizes) > 1:
             shapes = " and ".join(f"{h} x {w}" for _, h, w in sorted(sizes)[:2])
             raise UserError(f"images of one batch differ in size ({shapes}): set INPUT.VIEW.CROP")
         images = torch.stack([sample["image"] for sample in batch]).to(self.device)
-        return Activations(self, {"image": (images - self.pixel_mean) / self.pixel_std})
+        return Activations(self, {IMAGE: self._normalised(images)})
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self.pixel_mean) / self.pixel_std
 
     def logits(
         self, activations: Mapping[str, Tensor], task: str, only: Sequence[str] = ()

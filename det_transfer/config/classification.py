@@ -68,7 +68,8 @@ def add_classification_config(cfg: CfgNode) -> None:
     # int: images in a batch of an evaluation.
     cfg.MODEL.CLASSIFIER.TEST_BATCH = 50
     # bool: compute what lies below the first trained layer and the first active dropout once for
-    # INPUT.VIEW.FIXED views of each image, and train on that.
+    # INPUT.VIEW.FIXED views of each image, and train on that. Where all is trained the views
+    # themselves are kept.
     cfg.MODEL.CLASSIFIER.CACHE = False
     # int: every so many iterations metrics.json gets the norm of each layer's activation and the
     # size of its update, see det_transfer.classification.pace. 0: never.

@@ -153,6 +153,7 @@ def _rewire(model: ImageClassifier, target: Architecture, cfg: CfgNode) -> list[
 
 def _new_model(cfg: CfgNode, net: Architecture) -> ImageClassifier:
     model = ImageClassifier(net, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
+    model.test_blocks = cfg.MODEL.CLASSIFIER.TEST_BLOCKS
     names = [name for name, _ in model.named_parameters()]
     fill_new(model, names, max(cfg.SEED, 0), classifier_std=cfg.MODEL.CLASSIFIER.INIT_STD)
     return model

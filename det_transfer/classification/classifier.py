@@ -87,6 +87,7 @@ class ImageClassifier(nn.Module):
         classes (dict[str, list[str]]): task -> names, for checkpoints
         training_tasks (tuple[str, ...]): whose classifiers are trained; empty: all
         labelled_tasks (tuple[str, ...]): those of them that the training data have labels for
+        test_blocks (bool): in evaluation, also give the logits of each block alone
         watched (dict[str, float] | None): where it is not None, the next step in training puts the
             mean norm of each layer's activation there
         teacher: gives further losses, see :mod:`.distillation`; no part of the model
@@ -116,6 +117,7 @@ class ImageClassifier(nn.Module):
         self.labelled_tasks: tuple[str, ...] = ()
         self.teacher: Any = None
         self.watched: dict[str, float] | None = None
+        self.test_blocks = False
         self.rewire(architecture)
 
     @property
@@ -189,12 +191,13 @@ class ImageClassifier(nn.Module):
                 :class:`FeatureBatch`
 
         Returns:
-            in training {"loss_<task>": mean cross entropy over the images of the task}; else a list
-            of {"logits": (classes,)}
+            in training {"loss_<task>": mean cross entropy of the task's images, times their share};
+            else a list of {"logits": (classes,)}, with ``test_blocks`` also "blocks": name ->
+            (classes,) of each layer that the classifier reads, alone
         """
         activations = self.activations(batch)
         if not self.training:
-            return [{"logits": row} for row in self._logits(activations, batch)]
+            return self._answers(activations, batch)
         labels = self._labels(batch)
         losses = {}
         for task, rows in self._by_task(batch).items():
@@ -235,12 +238,16 @@ class ImageClassifier(nn.Module):
         """
         return self.classifiers[task](activations, only)
 
-    def _logits(self, activations: Activations, batch: Sequence[dict]) -> list[Tensor]:
-        found: list[Tensor] = [torch.empty(0)] * len(batch)
+    def _answers(self, activations: Activations, batch: Sequence[dict]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = [{} for _ in range(len(batch))]
         for task, rows in self._by_task(batch).items():
             logits = self.logits(activations, task)
+            names = self.classifiers[task].inputs if self.test_blocks else ()
+            alone = {name: self.logits(activations, task, (name,)) for name in names}
             for row in rows:
-                found[row] = logits[row]
+                found[row]["logits"] = logits[row]
+                if self.test_blocks:
+                    found[row]["blocks"] = {name: block[row] for name, block in alone.items()}
         return found
 
     def _labels(self, batch: Sequence[dict]) -> Tensor:

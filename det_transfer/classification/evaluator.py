@@ -6,7 +6,9 @@
     images and accuracy of each class.
 ``predictions/part-<rank>.npz``
     ``image_id`` (N,) int64, ``label`` (N,) int64, ``top`` (N, K) int64: the K = min(5, classes)
-    likeliest classes, ``score`` (N, K) float32: their probabilities.
+    likeliest classes, ``score`` (N, K) float32: their probabilities; with
+    MODEL.CLASSIFIER.TEST_BLOCKS also ``block_<layer>`` (N,) int64: the likeliest class by that
+    layer alone.
 """
 
 import csv
@@ -92,9 +94,14 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._rows["label"].append(np.array([i["label"] for i in inputs], np.int64))
         self._rows["top"].append(top.cpu().numpy())
         self._rows["score"].append(score.cpu().numpy())
+        for name in outputs[0].get("blocks", ()):
+            alone = torch.stack([output["blocks"][name] for output in outputs]).argmax(dim=1)
+            self._rows.setdefault(f"block_{name}", []).append(alone.cpu().numpy())
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]]":
         """{"accuracy": {"top1", "top5", "class_mean"}} in percent; empty on other ranks than 0.
+
+        Where blocks were tested, also "top1_<layer>" of each alone.
 
         Raises:
             UserError: more images than `max_skipped` do not decode
@@ -109,7 +116,11 @@ class ClassificationEvaluator(DatasetEvaluator):
         for stale in prediction_parts(folder)[comm.get_world_size() :]:
             stale.unlink()
         parts = [dict(np.load(part)) for part in prediction_parts(folder)]
-        rows = {name: np.concatenate([part[name] for part in parts]) for name in own}
+        # A process without images has no blocks.
+        rows = {
+            name: np.concatenate([part[name] for part in parts if name in part])
+            for name in dict.fromkeys(name for part in parts for name in part)
+        }
         _, first = np.unique(rows["image_id"], return_index=True)
         rows = {name: values[first] for name, values in rows.items()}
         skipped = self._check_missing(rows["image_id"])
@@ -131,6 +142,9 @@ class ClassificationEvaluator(DatasetEvaluator):
     def _write(self, rows: Mapping[str, np.ndarray], skipped: int) -> dict[str, float]:
         images = self._images
         metrics = measure(rows["top"], rows["label"], len(images.classes))
+        for name in (name for name in rows if name.startswith("block_")):
+            alone = 100.0 * float((rows[name] == rows["label"]).mean())
+            metrics[f"top1_{name.removeprefix('block_')}"] = alone
         write_json(
             self._folder / "results.json",
             {

@@ -67,6 +67,9 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLASSIFIER.NEW_LR = 10.0
     # int: images in a batch of an evaluation.
     cfg.MODEL.CLASSIFIER.TEST_BATCH = 50
+    # bool: evaluate each layer that a classifier reads alone too, the others counting as 0, as
+    # "accuracy/top1_FC7+". With TEST.EVAL_PERIOD these are the curves of figure 6.
+    cfg.MODEL.CLASSIFIER.TEST_BLOCKS = False
     # bool: compute what lies below the first trained layer and the first active dropout once for
     # INPUT.VIEW.FIXED views of each image, and train on that. Where all is trained the views
     # themselves are kept.

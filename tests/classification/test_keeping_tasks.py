@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from det_transfer import run_folder
+from det_transfer.classification.analysis import block_accuracies
 from det_transfer.classification.cache import constant_activations, needed_activations
 from det_transfer.classification.distillation import distillation_loss
 from det_transfer.errors import UserError
@@ -102,6 +103,21 @@ def test_augmented_layers_on_source_data(train, source, tmp_path):
     assert {"layers.FC7.bias", "layers.FC6.bias", "backbone.features.0.bias"} <= same
     assert trainer.model.architecture.classifiers["again"].inputs == ("FC7", "FC7+")
     assert trainer.model.architecture.classifiers["again"].reading.normalize
+
+
+def test_curves_of_each_block_alone(train, source):
+    options = [*source, *GROWN, "MODEL.CLASSIFIER.TASK", "other", "TEST.EVAL_PERIOD", 3]
+    trainer = train(*options, "MODEL.CLASSIFIER.TEST_BLOCKS", True)
+    rows = run_folder.read_metrics(trainer.cfg.OUTPUT_DIR)
+    curve = [row["accuracy/top1_FC7+"] for row in rows if "accuracy/top1_FC7+" in row]
+    assert len(curve) == 2
+    found = trainer._last_eval_results["accuracy"]
+    assert found.keys() == {"top1", "class_mean", "top1_FC7", "top1_FC7+"}
+    loader = trainer.build_test_loader(trainer.cfg, "test")
+    alone = block_accuracies(trainer.model, loader, "other")
+    assert alone == pytest.approx(
+        {"all": found["top1"], "FC7": found["top1_FC7"], "FC7+": found["top1_FC7+"]}
+    )
 
 
 def test_the_pace_of_old_and_new_layers(train, build, source, monkeypatch):

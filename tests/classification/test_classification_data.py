@@ -81,6 +81,31 @@ def test_lists_of_images(shapes, tmp_path):
         read_images("x", "images", str(copy), str(spaced))
 
 
+def test_some_of_the_classes(shapes, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(shapes, copy)
+    (copy / "kinds.tsv").write_text("shape_2\tround\nshape_0\tround\nshape_1\tpointed\n")
+    whole = read_images("x", "images", str(copy), "train")
+    for path in (copy, pack(copy, tmp_path / "copy.tar")):
+        found = read_images("x", "images", str(path), "train@kinds.tsv=round")
+        assert found.classes == ("shape_2", "shape_0")
+        assert found.counts().tolist() == [6, 6]
+        assert found.labels[0] == 1  # images stay in their order
+        assert np.array_equal(found.image(6), whole.image(12))
+    assert len(read_images("x", "images", str(copy), "train@kinds.tsv").classes) == 3
+    with pytest.raises(UserError, match=r"kinds.tsv names no classes of blue"):
+        read_images("x", "images", str(copy), "train@kinds.tsv=blue")
+    other = tmp_path / "other.txt"
+    other.write_text("shape_9\n")
+    with pytest.raises(UserError, match=r"has no class shape_9; it has shape_0"):
+        read_images("x", "images", str(copy), f"train@{other}")
+    other.write_text("shape_1\nshape_1\n")
+    with pytest.raises(UserError, match="a class is named twice"):
+        read_images("x", "images", str(copy), f"train@{other}")
+    with pytest.raises(UserError, match=r"the list gone.txt is neither in"):
+        read_images("x", "images", str(copy), "train@gone.txt")
+
+
 def test_what_is_not_there(shapes, tmp_path):
     with pytest.raises(UserError, match="no reader 'image'; there is images"):
         read_images("x", "image", str(shapes), "train")

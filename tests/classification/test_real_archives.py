@@ -25,6 +25,8 @@ def test_the_archives():
     assert found["train"].classes == found["val"].classes
     assert set(found["val"].counts()) == {10}
     assert found["train"].image(12_345).shape == (64, 64, 3)
+    half = read_images("t", "images", str(TINY), "train@man_made_natural.tsv=man-made")
+    assert (len(half), len(half.classes)) == (10_240, 128)
     fine = read_images("g", "images", str(GROCERY), "train.txt")
     coarse = read_images("g", "images", str(GROCERY), "train.txt:2")
     assert (len(fine), len(fine.classes), len(coarse.classes)) == (2_640, 81, 43)

@@ -79,6 +79,24 @@ class ImageSet:
         table = np.array([number.get(name, -1) for name in self.classes], np.int64)
         return replace(self, labels=table[self.labels], classes=tuple(classes))
 
+    def of_classes(self, classes: Sequence[str]) -> "ImageSet":
+        """The images of some classes alone, which are then all that there are.
+
+        Raises:
+            UserError: one of `classes` is unknown, or named twice
+        """
+        strangers = sorted(set(classes) - set(self.classes))
+        if strangers:
+            raise UserError(
+                f"dataset {self.name} has no class {', '.join(strangers[:3])}; it has "
+                f"{', '.join(self.classes[:3])}, ..."
+            )
+        if len(set(classes)) < len(classes):
+            raise UserError(f"dataset {self.name}: a class is named twice in its list of classes")
+        wanted = [self.classes.index(name) for name in classes]
+        chosen = self.only(np.flatnonzero(np.isin(self.labels, wanted)))
+        return chosen.as_classes(classes)
+
     def counts(self) -> NDArray[np.int64]:
         """(classes,) images of each class."""
         return np.bincount(self.labels, minlength=len(self.classes))

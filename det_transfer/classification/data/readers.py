@@ -17,6 +17,9 @@ reader                        path                        split
 ============================  ==========================  ======================================
 
 ImageNet and Places are ``images`` with the splits "train" and "val".
+
+Behind a split, ``@file`` takes the classes that the file names, one a line, and ``@file=word``
+those whose second column is that word; the file lies inside the folder or archive, or is a path.
 """
 
 import re
@@ -46,10 +49,24 @@ def read_images(name: str, reader: str, path: str, split: str) -> ImageSet:
             f"DATASETS.CLASSIFICATION {name}: there is no reader {reader!r}; there is "
             f"{', '.join(near)}"
         )
+    split, _, choice = split.partition("@")
     found = READERS[reader](name, path, split)
+    if choice:
+        found = found.of_classes(_chosen_classes(name, path, choice))
     if not len(found):
         raise UserError(f"dataset {name}: {path} {split} has no images")
     return found
+
+
+def _chosen_classes(name: str, path: str, choice: str) -> list[str]:
+    file, _, word = choice.partition("=")
+    place = _place(name, path) if path else None
+    rows = [_words(line) for line in _text(name, place, file).splitlines() if line.strip()]
+    if word:
+        rows = [row for row in rows if len(row) > 1 and row[1] == word]
+    if not rows:
+        raise UserError(f"dataset {name}: {file} names no classes{f' of {word}' * bool(word)}")
+    return [row[0] for row in rows]
 
 
 # Files -------------------------------------------------------------------------------------------
@@ -129,20 +146,11 @@ def _images(name: str, path: str, split: str) -> ImageSet:
 
 def _listed(name: str, place: "_Folder | Archive", split: str, column: int) -> ImageSet:
     """Lines of "path, class[, class of another kind]"; also with spaces or tabs between."""
-    if split in place:
-        text = place.read(split).decode("utf-8")
-    elif Path(split).is_file():
-        text = Path(split).read_text(encoding="utf-8")
-    else:
-        raise UserError(f"dataset {name}: the list {split} is neither in {place.path} nor a file")
     pairs = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = [
-            word.strip()
-            for word in re.split(r"[,\t]" if re.search(r"[,\t]", line) else r" +", line)
-        ]
+    for number, line in enumerate(_text(name, place, split).splitlines(), start=1):
         if not line.strip():
             continue
+        words = _words(line)
         if len(words) <= column:
             raise UserError(
                 f"dataset {name}: {split}, line {number} has no column {column}: {line!r}"
@@ -155,6 +163,21 @@ def _listed(name: str, place: "_Folder | Archive", split: str, column: int) -> I
             f"{place.path}, e.g. {missing[0]}"
         )
     return _set(name, place, pairs)
+
+
+def _text(name: str, place: "_Folder | Archive | None", file: str) -> str:
+    """Of a file inside a folder or archive, or elsewhere."""
+    if place is not None and file in place:
+        return place.read(file).decode("utf-8")
+    if Path(file).is_file():
+        return Path(file).read_text(encoding="utf-8")
+    where = f"neither in {place.path} nor a file" if place is not None else "no file"
+    raise UserError(f"dataset {name}: the list {file} is {where}")
+
+
+def _words(line: str) -> list[str]:
+    between = r"[,\t]" if re.search(r"[,\t]", line) else r" +"
+    return [word.strip() for word in re.split(between, line)]
 
 
 def _lines(name: str, path: Path) -> list[str]:

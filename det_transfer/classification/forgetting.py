@@ -58,7 +58,7 @@ class Forgetting(HookBase):
         ]
         if not rows:
             return
-        transfer = -sum(row[3] for row in rows) / len(rows)
+        transfer = sum(after - before for _, before, after, _ in rows) / len(rows)
         self._record.add(
             forgetting={
                 name: {"before": before, "after": after, "forgetting": lost}

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-__all__ = ["check_backbone", "check_frozen", "make_tiny_dataset"]
+__all__ = ["check_backbone", "check_frozen", "make_tiny_dataset", "make_tiny_images"]
 
 _CELLS = 4  # objects stand in the cells of a 2 x 2 grid: none hides another
 
@@ -154,6 +154,36 @@ def _make_lvis(images: list[dict], annotations: list[dict], categories: list[dic
             "image_count": sum(category["id"] in here for here in present.values()),
             "instance_count": sum(a["category_id"] == category["id"] for a in annotations),
         }
+
+
+def make_tiny_images(
+    folder: str | os.PathLike,
+    *,
+    classes: int = 4,
+    per_class: int = 6,
+    size: int = 40,
+    seed: int = 0,
+    splits: Sequence[str] = ("train", "test"),
+) -> Path:
+    """Write labelled images, ``<split>/<class>/*.png``: a shape and colour a class, on noise.
+
+    Args:
+        per_class: images of each class in each split
+        size: height and width in pixels
+
+    Returns:
+        `folder`
+    """
+    rng = np.random.default_rng(seed)
+    for split in splits:
+        for kind in range(classes):
+            target = Path(folder) / split / f"shape_{kind}"
+            target.mkdir(parents=True, exist_ok=True)
+            for number in range(per_class):
+                picture = Image.fromarray(rng.integers(80, 140, (size, size, 3), dtype=np.uint8))
+                _draw(picture, int(rng.integers(_CELLS)), kind, classes, rng, masks=False)
+                picture.save(target / f"{number}.png")
+    return Path(folder)
 
 
 # Contracts ---------------------------------------------------------------------------------------

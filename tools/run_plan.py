@@ -108,9 +108,11 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(
+    argv: list[str] | None = None, description: str | None = __doc__
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("plan", help="the YAML of the plan")
     parser.add_argument("--output", help="folder of the runs, instead of the plan's")

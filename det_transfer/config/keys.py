@@ -2,11 +2,17 @@
 
 from detectron2.config import CfgNode
 
+from .classification import add_classification_config
+
 __all__ = ["add_det_transfer_config"]
 
 
 def add_det_transfer_config(cfg: CfgNode) -> None:
-    """Add our keys to Detectron2's `cfg`, with defaults under which Detectron2 is unchanged."""
+    """Add our keys to Detectron2's `cfg`, with defaults under which Detectron2 is unchanged.
+
+    Those of classification are in :mod:`.classification`.
+    """
+    add_classification_config(cfg)
     # -- The trunk (the pretrained network) and the decoder on it, for
     #    MODEL.BACKBONE.NAME: build_reuse_backbone. Detectron2's own builders ignore these.
     cfg.MODEL.TRUNK = CfgNode()

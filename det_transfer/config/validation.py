@@ -7,11 +7,13 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..errors import nearest, raise_all
+from .classification import CHOICES, classification_problems
 from .reading import leaves
 
 __all__ = ["advice", "validate"]
 
 _CHOICES = {
+    **CHOICES,
     "MODEL.REUSE.DROPOUT": ("off", "kept"),
     "MODEL.REUSE.NORM": ("BN", "SyncBN", "GN"),
     "MODEL.ADAPTERS.KIND": ("parallel", "series"),
@@ -83,6 +85,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *_solver_problems(cfg),
             *_test_problems(cfg),
             *_tracking_problems(cfg),
+            *classification_problems(cfg),
         ]
     )
 

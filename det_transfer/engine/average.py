@@ -33,8 +33,17 @@ class WeightAverage(HookBase):
     ):
         self.decay, self.checkpointer = decay, checkpointer
         self.steps = 0
+        self._model = model
         self._weights = _changing(model)
         self._mean = {name: tensor.detach().clone() for name, tensor in self._weights.items()}
+
+    def model_changed(self) -> None:
+        """What is new begins with its own value as the mean."""
+        self._weights = _changing(self._model)
+        self._mean = {
+            name: self._mean[name] if name in self._mean else tensor.detach().clone()
+            for name, tensor in self._weights.items()
+        }
 
     def before_train(self) -> None:
         if not self.steps:  # the weights have been loaded since

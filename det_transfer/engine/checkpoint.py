@@ -141,8 +141,8 @@ class TransferCheckpointer(DetectionCheckpointer):
             return {}
         weights = read_weights(path, fetch=PathManager.get_local_path, trunk=self._trunk())
         if not self._is_detector(weights):
-            if self._mode == "" and not hasattr(self._trunk(), "timm_name"):
-                return super().load(path, checkpointables)  # Detectron2 as it is
+            if self._as_detectron2():
+                return super().load(path, checkpointables)
             self._load_trunk(weights)
             return {}
         self._check_preprocessing(weights)
@@ -219,6 +219,17 @@ class TransferCheckpointer(DetectionCheckpointer):
         frozen = frozen_tensors(_unwrapped(self.model)) if self._train_only else {}
         return [name for name in names if name in frozen]
 
+    def model_changed(self) -> None:
+        """Another part of the model is frozen from now on."""
+        self._frozen_entry = None
+
+    def _as_detectron2(self) -> bool:
+        """Whether a file that is no whole model is left to Detectron2's own matching of names."""
+        return self._mode == "" and not hasattr(self._trunk(), "timm_name")
+
+    def _needs_whole_trunk(self) -> bool:
+        return self._weights_wanted == "all"
+
     def _trunk(self) -> nn.Module:
         return trunk_of(_unwrapped(self.model))
 
@@ -250,7 +261,7 @@ class TransferCheckpointer(DetectionCheckpointer):
                 f"{weights.origin} holds only what was trained, and {weights.frozen['file']} is "
                 "not beside it"
             )
-        report = load_trunk(trunk, weights, strict=self._weights_wanted == "all")
+        report = load_trunk(trunk, weights, strict=self._needs_whole_trunk())
         logger.info("Trunk: %s", report)
 
     def _check_preprocessing(self, weights: Weights) -> None:

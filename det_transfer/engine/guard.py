@@ -36,12 +36,17 @@ class FrozenGuard(HookBase):
 
     def before_train(self) -> None:
         self._start = digests(frozen_tensors(self._model))
-        self._note("not looked at again yet", self.trainer.start_iter)
+        self._note("not looked at again yet", self.trainer.iter)
         logger.info(
             "Guard: %d frozen tensors, fingerprint %s",
             len(self._start),
             fingerprint(self._start)[:12],
         )
+
+    def model_changed(self) -> None:
+        """What is frozen from now on is held to what it is now."""
+        self._check()
+        self.before_train()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

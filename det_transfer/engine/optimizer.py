@@ -1,6 +1,6 @@
 """Optimizers beside Detectron2's SGD, on Detectron2's parameter groups and gradient clipping."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -19,8 +19,17 @@ from .parts import set_parts
 __all__ = ["OPTIMIZERS", "build_optimizer"]
 
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    cfg: CfgNode,
+    model: nn.Module,
+    *,
+    lr_mult: Sequence[tuple[str, float]] = (),
+    weight_decay: Sequence[tuple[str, float]] = (),
+) -> torch.optim.Optimizer:
     """The optimizer that SOLVER.OPTIMIZER names, over the parameters that are trained.
+
+    Args:
+        lr_mult, weight_decay: as MODEL.REUSE.LR_MULT and WEIGHT_DECAY, which come after them
 
     Raises:
         UserError: there is no such optimizer, or no such part in LR_MULT or WEIGHT_DECAY
@@ -31,7 +40,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         raise UserError(f"SOLVER.OPTIMIZER is {name!r}; it can be {' or '.join(near)}")
     optimizer = OPTIMIZERS[name](cfg, model)
     reuse = cfg.MODEL.REUSE
-    set_parts(optimizer, model, lr_mult=reuse.LR_MULT, weight_decay=reuse.WEIGHT_DECAY)
+    set_parts(
+        optimizer,
+        model,
+        lr_mult=[*lr_mult, *reuse.LR_MULT],
+        weight_decay=[*weight_decay, *reuse.WEIGHT_DECAY],
+    )
     return optimizer
 
 

@@ -27,8 +27,9 @@ def set_parts(
         lr_mult: (part, factor on the rate that the optimizer was built with)
         weight_decay: (part, weight decay)
 
-        A part is one of :data:`PARTS` or a regular expression on whole names of parameters; the
-        last entry that fits a parameter counts.
+        A part is one of :data:`PARTS`, one that the model knows (its method ``parts()`` gives
+        names of parameters by part) or a regular expression on whole names of parameters; the last
+        entry that fits a parameter counts.
 
     Raises:
         UserError: a part has no trained parameter
@@ -60,7 +61,7 @@ def _by_parameter(
     members = _parts_of(model, names.values())
     values: dict[str, float] = {}
     for part, value in entries:
-        found = members[part] if part in PARTS else _matching(names, part, key)
+        found = members[part] if part in members else _matching(names, part, key)
         if not found:
             raise UserError(f"{key}: the part {part!r} has no parameter that is trained here")
         values |= dict.fromkeys(found, value)
@@ -86,6 +87,10 @@ def _parts_of(model: nn.Module, names) -> dict[str, list[str]]:
         else:
             part = "decoder" if name.startswith(decoder) else "heads"
         members[part].append(name)
+    if hasattr(model, "parts"):
+        members |= {
+            part: [n for n in own if n in set(names)] for part, own in model.parts().items()
+        }
     return members
 
 

@@ -154,7 +154,10 @@ class TransferTrainer(DefaultTrainer):
         model, optimizer, data_loader, scheduler, checkpointer, start_iter, max_iter, cfg: as in
             ``DefaultTrainer``
         record (RunRecord): what ``run.json`` will say
+        restructures (bool): the model may change its parts on the way, see :mod:`.restructure`
     """
+
+    restructures = False
 
     def __init__(self, cfg: CfgNode):
         # The steps of DefaultTrainer.__init__ in their order; it builds its own step trainer and
@@ -169,7 +172,7 @@ class TransferTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self.record = RunRecord(cfg, reuse_table(model))
-        model = create_ddp_model(model, broadcast_buffers=False, **_ddp_devices(cfg))
+        model = self.distributed(model)
         proxy = weakref.proxy(self)
         self._trainer = StepTrainer(
             model,
@@ -188,6 +191,10 @@ class TransferTrainer(DefaultTrainer):
         self.average = self.build_average(cfg, model)
         self.selection = self.build_selection(cfg)
         self.register_hooks(self.build_hooks())
+
+    def distributed(self, model: nn.Module) -> nn.Module:
+        """The model in Detectron2's DDP wrapper, where there are several processes."""
+        return create_ddp_model(model, broadcast_buffers=False, **_ddp_devices(self.cfg))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -250,7 +257,7 @@ class TransferTrainer(DefaultTrainer):
                     cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER
                 )
             )
-        if frozen_tensors(model := self.checkpointer.model):
+        if frozen_tensors(model := self.checkpointer.model) or self.restructures:
             # On every process, and before the checkpointer, which must not save what has changed.
             result.append(FrozenGuard(model, self.record, cfg.SOLVER.CHECKPOINT_PERIOD))
         if comm.is_main_process():

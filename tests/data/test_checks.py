@@ -9,16 +9,17 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from det_transfer import stream
 from det_transfer.config import load_config
-from det_transfer.data import TransferDatasetMapper, build_train_loader, loader
+from det_transfer.data import TransferDatasetMapper, build_train_loader
 from det_transfer.data.catalog import check_datasets, register_datasets
 from det_transfer.data.checks import KINDS, Severity, check_annotations, check_images
 from det_transfer.data.checks import images as image_checks
 from det_transfer.data.checks.images import first_matches
-from det_transfer.data.loader import PositionedDataset
 from det_transfer.engine.detection import DetectionTrainer, prepare
 from det_transfer.engine.setup import setup
 from det_transfer.errors import UserError, own_words
+from det_transfer.stream import PositionedDataset
 
 
 @pytest.mark.parametrize("case", bad_inputs.CASES, ids=lambda case: case[0])
@@ -322,7 +323,7 @@ def test_a_bad_polygon_is_not_drawn(dataset, value):
 )
 def test_a_broken_image_does_not_end_a_run(dataset, monkeypatch, break_it):
     warned = []
-    monkeypatch.setattr(loader.logger, "warning", lambda text, what: warned.append(what))
+    monkeypatch.setattr(stream.logger, "warning", lambda text, what: warned.append(what))
     sound = read(dataset(lambda *_: None, *SMALL), 20)
     spoilt = dataset(break_it, *SMALL)
     found = read(spoilt, 20)  # 400 samples of 300 images: each comes by at least once

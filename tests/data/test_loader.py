@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Sampler
 
-from det_transfer.data.loader import PositionedBatches, PositionedDataset, TrainLoader, seeded
 from det_transfer.errors import UserError
+from det_transfer.stream import PositionedBatches, PositionedDataset, TrainLoader, seeded
 
 
 class Endless(Sampler):

@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog
 from det_transfer.config import load_config
 from det_transfer.data import TransferDatasetMapper
 from det_transfer.data.catalog import register
-from det_transfer.data.loader import seeded
 from det_transfer.data.mapper import large_scale_jitter
 from det_transfer.errors import UserError
+from det_transfer.stream import seeded
 
 
 def mapper_for(*opts):

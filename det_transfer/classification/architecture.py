@@ -1,0 +1,249 @@
+"""A classifier as data: its layers above pool5, who reads whom, and how it grows.
+
+The trunk gives ``pool5``. Above it stand fully connected layers in levels (FC6, FC7, ...) and on
+top the classifiers (FC8), one a task. Growing makes another :class:`Architecture`; modules are made
+of it in :mod:`.classifier`, and it lies in every checkpoint as plain values.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..errors import UserError
+
+__all__ = ["POOL5", "Architecture", "Layer", "Reading", "deepen", "grow", "widen"]
+
+POOL5 = "pool5"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a layer reads those below it.
+
+    Attributes:
+        normalize: each layer that is read is brought to L2 norm 1 and scaled by a factor a channel
+        scale: first value of these factors
+        dropout: where it acts on what is normalised: "before" the norm, "after" the scale, "none"
+    """
+
+    normalize: bool = False
+    scale: float = 20.0
+    dropout: str = "before"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A fully connected layer, or a classifier, over the concatenation of others' activations.
+
+    Attributes:
+        name: e.g. "FC7", "FC7+", "FCa"; of a classifier its task
+        width: units, or classes
+        inputs: names of the layers that it reads; "pool5" is the trunk's output
+        reading: how
+        growth: with which growth of the network it came, counted from 1; 0: it always was there
+    """
+
+    name: str
+    width: int
+    inputs: tuple[str, ...]
+    reading: Reading = Reading()
+    growth: int = 0
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Attributes:
+    network: of MODEL.CLASSIFIER.NETWORK, with `options` that its builder takes
+    pool5: width of the trunk's output
+    levels: names of the layers of each level, from below; the classifiers read the last
+    layers, classifiers: by name
+    dropout: rate on the activations of `dropped`, wherever they are read
+    top_reading: how new classifiers read the last level
+    growths: what was done, in words for logs and errors, e.g. "widen 2048"
+    """
+
+    network: str
+    options: Mapping[str, Any]
+    pool5: int
+    levels: tuple[tuple[str, ...], ...]
+    layers: Mapping[str, Layer]
+    classifiers: Mapping[str, Layer]
+    dropout: float = 0.5
+    dropped: tuple[str, ...] = ("FC6", "FC7")
+    top_reading: Reading = Reading()
+    growths: tuple[str, ...] = ()
+
+    @classmethod
+    def plain(
+        cls,
+        network: str,
+        options: Mapping[str, Any],
+        pool5: int,
+        widths: Sequence[int],
+        **more: Any,
+    ) -> "Architecture":
+        """Without growth: FC6, FC7, ... of these widths, each reading the one below."""
+        layers, below = {}, POOL5
+        for number, width in enumerate(widths, start=6):
+            layers[f"FC{number}"] = Layer(f"FC{number}", width, (below,))
+            below = f"FC{number}"
+        levels = tuple((name,) for name in layers)
+        return cls(network, dict(options), pool5, levels, layers, {}, **more)
+
+    @property
+    def top(self) -> tuple[str, ...]:
+        """The layers that a classifier reads."""
+        return self.levels[-1] if self.levels else (POOL5,)
+
+    def width(self, name: str) -> int:
+        return self.pool5 if name == POOL5 else self.layers[name].width
+
+    def with_task(self, task: str, classes: int) -> "Architecture":
+        """With a classifier that reads the top; one of that task is replaced."""
+        layer = Layer(task, classes, self.top, self.top_reading, len(self.growths))
+        return replace(self, classifiers={**self.classifiers, task: layer})
+
+    def only_tasks(self, tasks: Sequence[str]) -> "Architecture":
+        kept = {name: layer for name, layer in self.classifiers.items() if name in tasks}
+        return replace(self, classifiers=kept)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
+        """What :meth:`as_dict` gave."""
+
+        def layers(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Layer]:
+            return {
+                name: Layer(
+                    layer["name"],
+                    layer["width"],
+                    tuple(layer["inputs"]),
+                    Reading(**layer["reading"]),
+                    layer["growth"],
+                )
+                for name, layer in found.items()
+            }
+
+        return cls(
+            values["network"],
+            dict(values["options"]),
+            values["pool5"],
+            tuple(tuple(level) for level in values["levels"]),
+            layers(values["layers"]),
+            layers(values["classifiers"]),
+            values["dropout"],
+            tuple(values["dropped"]),
+            Reading(**values["top_reading"]),
+            tuple(values["growths"]),
+        )
+
+    def __str__(self) -> str:
+        """E.g. "alexnet: FC6 4096; FC7 4096, FC7+ 2048"."""
+        levels = (", ".join(f"{n} {self.width(n)}" for n in level) for level in self.levels)
+        return f"{self.network}: {'; '.join(levels) or f'pool5 {self.pool5}'}"
+
+
+def deepen(
+    net: Architecture, size: int, reading: Reading = Reading(), *, name: str = "FCa"
+) -> Architecture:
+    """A new layer FCa on all of the top; the classifiers to come read it alone."""
+    layer = Layer(_free(net, name), size, net.top, reading, _number(net))
+    return replace(
+        net,
+        levels=(*net.levels, (layer.name,)),
+        layers={**net.layers, layer.name: layer},
+        dropped=_dropped_alike(net, layer.name),
+    )
+
+
+def widen(net: Architecture, sizes: Sequence[int], below: Reading = Reading()) -> Architecture:
+    """New layers beside those of the last levels: FC7+, or with two sizes FC6+ and FC7+, ...
+
+    A new layer reads all layers of the level below it, new ones too; no old layer reads a new one.
+
+    Args:
+        sizes: units of the new layers, from below
+        below: how a new layer reads a level that has new layers
+
+    Raises:
+        UserError: the network has not so many levels
+    """
+    if len(sizes) > len(net.levels):
+        raise UserError(
+            f"MODEL.GROWTH: {len(sizes)} levels are to be widened, but {net.network} has "
+            f"{', '.join(net.layers) or 'none above pool5'}; give it some with MODEL.CLASSIFIER.FC"
+        )
+    levels, layers, dropped = list(net.levels), dict(net.layers), net.dropped
+    for place, size in enumerate(sizes, start=len(levels) - len(sizes)):
+        inputs = levels[place - 1] if place else (POOL5,)
+        beside = levels[place][0]
+        name = _free(replace(net, layers=layers), f"{_stem(beside)}+")
+        grown_below = any(layers[n].growth == _number(net) for n in inputs if n in layers)
+        reading = below if grown_below else Reading()
+        layers[name] = Layer(name, size, inputs, reading, _number(net))
+        levels[place] = (*levels[place], name)
+        if beside in dropped:
+            dropped = (*dropped, name)
+    return replace(net, levels=tuple(levels), layers=layers, dropped=dropped)
+
+
+def grow(
+    net: Architecture,
+    kind: str,
+    sizes: Sequence[int],
+    *,
+    joined: Reading = Reading(),
+    below: Reading = Reading(),
+    deep: str = "output",
+) -> Architecture:
+    """Grow once, as MODEL.GROWTH says.
+
+    Source of the wiring: Growing a Brain, figure 2.
+
+    Args:
+        kind: "deepen", "widen", "both" or "recursive"
+        joined: how old and new units are read where they are read side by side
+        below: how FC7+ reads FC6 and FC6+
+        deep: what "deepen" normalises as `joined` says: "output", "input" or "both"
+
+    Returns:
+        the grown network; classifiers that it has are as they were
+    """
+    plain = Reading()
+    if kind in ("widen", "recursive"):
+        grown, top = widen(net, sizes, below), joined
+    elif kind == "deepen":
+        grown = deepen(net, sizes[0], joined if deep in ("input", "both") else plain)
+        top = joined if deep in ("output", "both") else plain
+    elif kind == "both":
+        grown, top = deepen(widen(net, sizes[:1]), sizes[1], joined), plain
+    else:
+        raise ValueError(f"kind is {kind!r}; it can be deepen, widen, both or recursive")
+    words = f"{kind} {'-'.join(map(str, sizes))}"
+    return replace(grown, growths=(*net.growths, words), top_reading=top)
+
+
+def _number(net: Architecture) -> int:
+    return len(net.growths) + 1
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\+\d*$", "", name)
+
+
+def _free(net: Architecture, name: str) -> str:
+    """`name`, or with the first number behind it that no layer has: FC7+, FC7+2, ..."""
+    number, candidate = 1, name
+    while candidate in net.layers:
+        number += 1
+        candidate = f"{name}{number}"
+    return candidate
+
+
+def _dropped_alike(net: Architecture, name: str) -> tuple[str, ...]:
+    """Dropout acts on FCa where it acts on the layers below it."""
+    return (*net.dropped, name) if set(net.top) & set(net.dropped) else net.dropped

@@ -1,0 +1,210 @@
+"""From config and checkpoint to a classifier: as it was, or with what this run adds."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+
+from ..errors import UserError
+from ..reuse import read_checkpoint
+from .architecture import Architecture
+from .classifier import ImageClassifier
+from .data import Tasks
+from .growth import Growth, check_memory, fill_new
+from .scopes import apply_scope
+from .trunks import WIDTHS, build_trunk
+
+__all__ = [
+    "DESCRIPTION",
+    "build_classifier",
+    "build_described",
+    "check_classes",
+    "describe",
+    "grow_model",
+]
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "classifier"  # in a checkpoint: {"architecture", "new", "classes"}
+
+
+def describe(source: str) -> dict[str, Any] | None:
+    """What a checkpoint of ours says of its classifier; None for any other source of weights."""
+    if not source or not source.partition("?")[0].endswith(".pth"):
+        return None
+    _, separator, _ = source.partition("://")
+    path = PathManager.get_local_path(source) if separator else source
+    if not Path(path).is_file():
+        raise UserError(f"MODEL.WEIGHTS {source} does not exist")
+    found = read_checkpoint(path, source=source).get(DESCRIPTION)
+    return found if isinstance(found, dict) and "architecture" in found else None
+
+
+def build_classifier(cfg: CfgNode) -> ImageClassifier:
+    """The classifier of a training run: resumed as it was, or MODEL.WEIGHTS' with what is new.
+
+    Raises:
+        UserError: the checkpoint is of another network, or what is asked for does not fit
+    """
+    tasks = Tasks(cfg)
+    last = _last_checkpoint(cfg.OUTPUT_DIR)
+    if last:
+        return _scoped(build_described(cfg, last), cfg, tasks)
+    base = _base(cfg, tasks)
+    model = _new_model(cfg, base)
+    growth = Growth.from_config(cfg)
+    target = base
+    if growth and not cfg.MODEL.GROWTH.AT:
+        target = growth.of(base)
+        logger.info("Grown: %s -> %s", base, target)
+    for task, classes in tasks.sizes().items():
+        known, learns = task in base.classifiers, task in tasks.trained
+        if not known and not learns:
+            origin = cfg.MODEL.WEIGHTS or "a random network"
+            raise UserError(
+                f"task {task} is to be evaluated, but nothing trains it and {origin} has no "
+                "classifier for it; see MODEL.CLASSIFIER.TASK and TASKS"
+            )
+        if learns and (not known or target is not base):
+            target = target.with_task(task, classes)
+    names = _rewire(model, target, cfg)
+    if cfg.MODEL.WEIGHTS:
+        model.new = set(names)
+    return _scoped(model, cfg, tasks)
+
+
+def build_described(cfg: CfgNode, source: str) -> ImageClassifier:
+    """The classifier of a checkpoint, as it was saved, still without its weights.
+
+    Raises:
+        UserError: `source` is no checkpoint of a classifier
+    """
+    found = describe(source)
+    if found is None:
+        raise UserError(
+            f"{source or 'MODEL.WEIGHTS'} is no checkpoint of tools/train_classifier.py; name one "
+            "with MODEL.WEIGHTS <run>/model_final.pth, or take OUTPUT_DIR's last with --resume"
+        )
+    model = _new_model(cfg, Architecture.from_dict(found["architecture"]))
+    model.new, model.classes = set(found["new"]), dict(found["classes"])
+    return model
+
+
+def check_classes(found: dict[str, Any], tasks: Tasks, source: str) -> None:
+    """Refuse a checkpoint whose classifier of a task has other classes than the data.
+
+    Args:
+        found: as :func:`describe` gives it
+
+    Raises:
+        UserError: it does; with a task of the same name that would go unseen
+    """
+    for task, names in tasks.classes.items():
+        known = tuple(found["classes"].get(task, names))
+        if known != tuple(names):
+            stray = sorted({*known} ^ {*names})
+            example = f", e.g. {stray[0]} is in one alone" if stray else ", in another order"
+            raise UserError(
+                f"{source} knows a task {task} of {len(known)} classes, which are not the "
+                f"{len(names)} of the data{example}; give the new one another name with "
+                "MODEL.CLASSIFIER.TASK"
+            )
+
+
+def grow_model(model: ImageClassifier, cfg: CfgNode) -> None:
+    """MODEL.GROWTH on a model that has its weights already, with what scope and new then mean."""
+    target = Growth.from_config(cfg).of(model.architecture)
+    logger.info("Grown: %s -> %s", model.architecture, target)
+    for task in model.labelled_tasks:
+        target = target.with_task(task, target.classifiers[task].width)
+    names = _rewire(model, target, cfg)
+    model.new = (model.new & {name for name, _ in model.named_parameters()}) | set(names)
+    apply_scope(model, cfg.MODEL.CLASSIFIER.SCOPE, dropout=cfg.MODEL.REUSE.DROPOUT)
+
+
+def _scoped(model: ImageClassifier, cfg: CfgNode, tasks: Tasks) -> ImageClassifier:
+    model.classes = {task: list(names) for task, names in tasks.classes.items()}
+    model.labelled_tasks = model.training_tasks = tasks.trained
+    if cfg.MODEL.CLASSIFIER.DISTILL_WEIGHT:  # old classifiers follow the layers below them
+        model.training_tasks = tuple(model.classifiers)
+    model.to(torch.device(cfg.MODEL.DEVICE))
+    apply_scope(model, cfg.MODEL.CLASSIFIER.SCOPE, dropout=cfg.MODEL.REUSE.DROPOUT)
+    return model
+
+
+def _rewire(model: ImageClassifier, target: Architecture, cfg: CfgNode) -> list[str]:
+    check_memory(target, cfg.MODEL.DEVICE)
+    names = model.rewire(target)
+    seed = max(cfg.SEED, 0) + 1000 * len(target.growths)  # a second growth draws anew
+    fill_new(
+        model,
+        names,
+        seed,
+        std=cfg.MODEL.GROWTH.INIT_STD,
+        classifier_std=cfg.MODEL.CLASSIFIER.INIT_STD,
+    )
+    return names
+
+
+def _new_model(cfg: CfgNode, net: Architecture) -> ImageClassifier:
+    model = ImageClassifier(net, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
+    model.test_blocks = cfg.MODEL.CLASSIFIER.TEST_BLOCKS
+    names = [name for name, _ in model.named_parameters()]
+    fill_new(model, names, max(cfg.SEED, 0), classifier_std=cfg.MODEL.CLASSIFIER.INIT_STD)
+    return model
+
+
+def _base(cfg: CfgNode, tasks: Tasks) -> Architecture:
+    """The network that a run begins with: its checkpoint's, or the plain one of the config."""
+    options = cfg.MODEL.CLASSIFIER
+    found = describe(cfg.MODEL.WEIGHTS)
+    dropout = {"dropout": options.DROPOUT, "dropped": tuple(options.DROPPED)}
+    if found is None:
+        net = _plain(cfg, dropout)
+        task = options.WEIGHTS_TASK
+        return net.with_task(task, tasks.sizes()[task]) if task in tasks.sizes() else net
+    net = Architecture.from_dict(found["architecture"])
+    if (net.network, dict(net.options)) != (options.NETWORK, _options(cfg)):
+        here = f"{options.NETWORK} {_options(cfg) or ''}".strip()
+        raise UserError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is a {net.network} {dict(net.options) or ''}, but "
+            f"the config has {here}; set MODEL.CLASSIFIER.NETWORK and what belongs to it alike"
+        )
+    check_classes(found, tasks, cfg.MODEL.WEIGHTS)
+    grown = tuple(name for name in net.dropped if name not in dropout["dropped"])
+    return replace(
+        net.only_tasks(tuple(tasks.sizes())),
+        dropout=options.DROPOUT,
+        dropped=(
+            *dropout["dropped"],
+            *(n for n in grown if net.layers.get(n) and net.layers[n].growth),
+        ),
+    )
+
+
+def _plain(cfg: CfgNode, dropout: dict[str, Any]) -> Architecture:
+    options = cfg.MODEL.CLASSIFIER
+    with torch.device("meta"):  # only its width is asked for
+        width = build_trunk(options.NETWORK, _options(cfg)).width
+    widths = options.FC if list(options.FC) != [-1] else WIDTHS[options.NETWORK]
+    return Architecture.plain(options.NETWORK, _options(cfg), width, widths, **dropout)
+
+
+def _options(cfg: CfgNode) -> dict[str, Any]:
+    """What the builder of the trunk takes."""
+    options = cfg.MODEL.CLASSIFIER
+    if options.NETWORK == "timm":
+        return {"name": cfg.MODEL.TIMM.NAME}
+    if options.NETWORK == "compact_alexnet":
+        return {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE}
+    return {}
+
+
+def _last_checkpoint(folder: str) -> str:
+    tag = Path(folder) / "last_checkpoint"
+    return os.path.join(folder, tag.read_text().strip()) if tag.is_file() else ""

@@ -1,0 +1,123 @@
+"""Checkpoints of classifiers: they say what was grown, and loading is strict."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..engine.checkpoint import TransferCheckpointer
+from ..errors import UserError
+from ..reuse import Weights, frozen_tensors, is_frozen
+from .building import DESCRIPTION
+from .classifier import ImageClassifier
+
+__all__ = ["ClassifierCheckpointer"]
+
+logger = logging.getLogger(__name__)
+
+# Network -> prefix in the weights of others -> our layer; "" is the classifier.
+# Source: torchvision.models.alexnet and vgg16.
+_LAYERS = {
+    "alexnet": {"classifier.1.": "FC6", "classifier.4.": "FC7", "classifier.6.": ""},
+    "vgg16": {"classifier.0.": "FC6", "classifier.3.": "FC7", "classifier.6.": ""},
+    "timm": {"fc.": "", "classifier.": "", "head.fc.": "", "head.": ""},
+}
+
+
+class ClassifierCheckpointer(TransferCheckpointer):
+    """As its base; of a checkpoint of ours every tensor must find its place.
+
+    Only what this run adds, and classifiers of tasks that it leaves out, may be without partner.
+    """
+
+    model: ImageClassifier
+
+    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
+        model = self.model
+        said = {
+            "architecture": model.architecture.as_dict(),
+            "new": sorted(model.new),
+            "classes": model.classes,
+        }
+        super().save(name, tag=tag, **{DESCRIPTION: said}, **kwargs)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        names = set(checkpoint["model"])
+        wrong = super()._load_model(checkpoint)
+        missing = sorted(set(wrong.missing_keys) - self.model.new)
+        shapes = [name for name, *_ in wrong.incorrect_shapes]
+        left = [name for name in names - set(self.model.state_dict()) if not self._left_out(name)]
+        if not missing and not shapes and not left:
+            return wrong
+        parts = [
+            f"{len(found)} {what} ({', '.join(sorted(found)[:2])})"
+            for what, found in (
+                ("tensors that it lacks", missing),
+                ("of another shape", shapes),
+                ("that have no place here", left),
+            )
+            if found
+        ]
+        raise UserError(
+            f"{self.origin} is a checkpoint of another growth than {self.model.architecture}: "
+            f"{', '.join(parts)}"
+        )
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """What has no partner here was looked at already, and is as it should be."""
+
+    def _left_out(self, name: str) -> bool:
+        """A classifier of a task that is not in this run."""
+        table, _, rest = name.partition(".")
+        return table == "classifiers" and rest.partition(".")[0] not in self.model.classifiers
+
+    def _as_detectron2(self) -> bool:
+        return False
+
+    def _needs_whole_trunk(self) -> bool:
+        return super()._needs_whole_trunk() or is_frozen(self.model.backbone)
+
+    def _load_trunk(self, weights: Weights) -> None:
+        super()._load_trunk(weights)
+        found = self._load_layers(weights)
+        frozen = frozen_tensors(self.model)
+        lacking = [
+            name
+            for name in frozen
+            if name.startswith("layers.") and name not in found and name not in self.model.new
+        ]
+        if lacking:
+            raise UserError(
+                f"{weights.origin} has no weights for {', '.join(lacking[:2])}, which "
+                "MODEL.CLASSIFIER.SCOPE freezes at random; train it, e.g. with SCOPE FC6-New"
+            )
+
+    @torch.no_grad()
+    def _load_layers(self, weights: Weights) -> set[str]:
+        """Fill FC6, FC7 and a classifier that the weights know by other names; gives ours."""
+        found: set[str] = set()
+        for prefix, layer in _LAYERS.get(self.model.architecture.network, {}).items():
+            weight, bias = (weights.state.get(f"{prefix}{kind}") for kind in ("weight", "bias"))
+            for name, module in self._places(layer):
+                target = next(iter(module.weights.values()), None)
+                if weight is None or len(module.weights) != 1 or target.shape != weight.shape:
+                    continue
+                target.copy_(weight)
+                found |= {f"{name}.weights.{key}" for key in module.weights}
+                if bias is not None:
+                    module.bias.copy_(bias)
+                    found.add(f"{name}.bias")
+        names = sorted({name.rsplit(".weights.")[0] for name in found if ".weights." in name})
+        logger.info("Layers above pool5: %s from %s", ", ".join(names) or "none", weights.origin)
+        return found
+
+    def _places(self, layer: str) -> list[tuple[str, nn.Module]]:
+        model = self.model
+        if layer:
+            return [(f"layers.{layer}", model.layers[layer])] if layer in model.layers else []
+        return [
+            (f"classifiers.{task}", module)
+            for task, module in model.classifiers.items()
+            if not any(name.startswith(f"classifiers.{task}.") for name in model.new)
+        ]

@@ -1,0 +1,58 @@
+"""Files inside a tar archive, read where they lie."""
+
+import os
+import tarfile
+from pathlib import Path
+
+from ...errors import UserError
+
+__all__ = ["Archive"]
+
+
+class Archive:
+    """The files of an uncompressed tar; nothing is unpacked.
+
+    Reading needs no shared position, so that loading processes may share one.
+
+    Args:
+        path: of the archive
+
+    Raises:
+        UserError: it is missing, compressed or no tar
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        try:
+            with tarfile.open(self.path, "r:") as tar:
+                members = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
+        except FileNotFoundError as error:
+            raise UserError(f"archive {path} does not exist") from error
+        except (tarfile.TarError, OSError) as error:
+            raise UserError(
+                f"archive {path} cannot be read as an uncompressed tar: {error}; gunzip it first "
+                "if it is compressed"
+            ) from error
+        self._places = {name.removeprefix("./"): place for name, *place in members}
+        self._descriptor = -1
+
+    def __iter__(self):
+        """Names of the files, in the archive's order."""
+        return iter(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file."""
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+        offset, size = self._places[name]
+        return os.pread(self._descriptor, size, offset)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_descriptor": -1}  # another process opens its own
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            os.close(self._descriptor)

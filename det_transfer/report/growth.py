@@ -1,0 +1,197 @@
+"""The tables of "Growing a Brain" beside ours, from the results.csv of a plan."""
+
+import csv
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..run_folder import replacing
+
+__all__ = ["PAPER", "gather", "page", "write_csv"]
+
+_SCOPES = ("New", "FC7-New", "FC6-New", "All")
+# The axes of a plan that become columns, the first that it has.
+_COLUMN_AXES = ("scope", "target")
+
+# Table -> row -> the paper's top-1 by column (COLUMNS), on its own data and networks.
+# Source: Wang, Ramanan and Hebert, "Growing a Brain", CVPR 2017, tables 1 (AlexNet) to 8 (MIT-67).
+PAPER: dict[int, dict[str, tuple[float, ...]]] = {
+    1: {
+        "FT": (53.63, 54.75, 54.29, 55.93),
+        "DA": (54.24, 56.48, 57.42, 58.54),
+        "WA": (56.81, 56.99, 57.84, 58.95),
+        "DWA": (56.07, 56.41, 56.97, 57.75),
+        "WWA": (56.65, 57.10, 58.16, 59.05),
+    },
+    2: {
+        "DA-1024": (53.36, 56.31, 57.22, 57.98),
+        "DA-2048": (53.82, 56.47, 57.14, 58.07),
+        "DA-4096": (54.02, 56.46, 57.41, 58.32),
+        "DA-6144": (54.24, 56.48, 57.42, 58.54),
+        "WA-1024": (56.46, 56.71, 57.55, 58.90),
+        "WA-2048": (56.81, 56.99, 57.84, 58.95),
+        "DWA-1024-1024": (55.44, 55.77, 56.71, 57.49),
+        "DWA-2048-2048": (56.07, 56.41, 56.97, 57.75),
+        "WWA-512-1024": (56.13, 57.10, 57.65, 58.80),
+        "WWA-1024-2048": (56.49, 57.10, 57.98, 59.05),
+        "WWA-2048-4096": (56.65, 57.03, 58.16, 58.98),
+    },
+    3: {
+        "DA-without": (53.82, 56.47, 56.25, 57.21),
+        "DA-with": (53.51, 56.15, 57.14, 58.07),
+        "WA-without": (53.78, 54.66, 49.72, 51.34),
+        "WA-without-copy": (53.62, 54.35, 53.70, 55.31),
+        "WA-with": (56.81, 56.99, 57.84, 58.95),
+    },
+    4: {
+        "source": (56.9,),
+        "kept LwF": (55.9,),
+        "kept Joint": (56.4,),
+        "back DA": (55.3,),
+        "back WA": (51.5,),
+    },
+    5: {"FT": (61.2, 75.3, 62.9, 57.7), "WA": (66.3, 92.8, 69.0, 67.5)},
+    6: {"CNN": (56.9,), "WA-scratch": (57.6,), "WA-grow": (57.8,)},
+    7: {"CNN-FT": (61.2,), "WA-ori": (62.3,), "WA-grow": (66.3,)},
+    8: {"one-step": (66.3,), "two-steps": (79.3,)},
+}
+
+COLUMNS: dict[int, tuple[str, ...]] = {
+    **dict.fromkeys((1, 2, 3), _SCOPES),
+    5: ("MIT-67", "102 Flowers", "CUB-200-2011", "Stanford-40"),
+    **dict.fromkeys((4, 6, 7, 8), ("",)),
+}
+
+
+def gather(results: str | Path) -> list[dict[str, Any]]:
+    """Top-1 over seeds from a plan's ``results.csv``.
+
+    Returns:
+        rows with "row" (run and method), "column" (scope or target, "" without), "dataset" (""
+        where a run has one test set), "n", "mean", "std" (None for one seed), "min" and "max"
+
+    Raises:
+        UserError: there is no such file, or nothing in it is finished
+    """
+    path = Path(results)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: carry out the plan first")
+    values: dict[tuple[str, str, str], list[float]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for entry in csv.DictReader(file):
+            for column, dataset in _top1(entry):
+                if entry[column]:
+                    key = (_row(entry), _column(entry), dataset)
+                    values.setdefault(key, []).append(float(entry[column]))
+    if not values:
+        raise UserError(f"{path} has no finished run yet")
+    return [
+        {
+            "row": row,
+            "column": column,
+            "dataset": dataset,
+            "n": len(found),
+            "mean": statistics.fmean(found),
+            "std": statistics.stdev(found) if len(found) > 1 else None,
+            "min": min(found),
+            "max": max(found),
+        }
+        for (row, column, dataset), found in values.items()
+    ]
+
+
+def _top1(entry: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(column, dataset) of the accuracies."""
+    end = "accuracy/top1"
+    return [(c, c.removesuffix(end).strip("/")) for c in entry if c.endswith(end)]
+
+
+def _column(entry: Mapping[str, str]) -> str:
+    return next((entry[axis] for axis in _COLUMN_AXES if entry.get(axis)), "")
+
+
+def _row(entry: Mapping[str, str]) -> str:
+    """A run's name without column and seed; "target", the run that is asked about, goes unsaid."""
+    name = re.sub(r"_s\d+$", "", entry["run"])
+    column = _column(entry)
+    name = name.removesuffix(f"_{column}") if column else name
+    method = entry.get("method", "")
+    head = name.removesuffix(method).strip("_") if method else name
+    return " ".join(word for word in (head if head != "target" else "", method) if word)
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write what :func:`gather` gave."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def page(rows: Sequence[Mapping[str, Any]], number: int | None, title: str) -> str:
+    """A Markdown page: ours, "mean (std, n)", and the paper's number behind a slash.
+
+    Args:
+        rows: as :func:`gather` gives them
+        number: of the paper's table; None: without one
+    """
+    paper = PAPER.get(number, {})
+    lines = [f"# {title}", ""]
+    if paper:
+        lines += [
+            "Top-1 in percent: ours as mean (std; seeds), and behind the slash what the paper has, "
+            "on other data with larger networks: the order is to be compared, not the height.",
+            "",
+        ]
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        here = [row for row in rows if row["dataset"] == dataset]
+        lines += [f"## {dataset}", ""] if dataset else []
+        lines += [*_table(here, number), ""]
+    if number in COLUMNS and not _alike(rows, number):
+        lines += ["The paper's:", "", *_markdown(COLUMNS[number], _as_text(PAPER[number])), ""]
+    return "\n".join(lines)
+
+
+def _alike(rows: Sequence[Mapping[str, Any]], number: int | None) -> bool:
+    """Whether the paper's table has our columns."""
+    found = {row["column"] for row in rows if row["column"]}
+    return found <= set(COLUMNS.get(number, ()))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], number: int | None) -> list[str]:
+    order = COLUMNS[number] if number in COLUMNS and _alike(rows, number) else ()
+    there = list(dict.fromkeys(row["column"] for row in rows if row["column"]))
+    columns = [c for c in order if c in there] or there or [""]
+    cells: dict[str, list[str]] = {}
+    below = []
+    for name in dict.fromkeys(row["row"] for row in rows):
+        mine = {row["column"]: row for row in rows if row["row"] == name}
+        if not set(mine) & set(columns):  # what the others begin with
+            below.append(f"{name}: {_cell(mine[''], None)}")
+            continue
+        theirs = dict(zip(order, PAPER[number].get(name, ()), strict=False)) if order else {}
+        cells[name] = [_cell(mine.get(c), theirs.get(c)) for c in columns]
+    return [*_markdown(columns, cells), *(["", *below] if below else [])]
+
+
+def _as_text(table: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
+    return {name: [f"{value}" for value in row] for name, row in table.items()}
+
+
+def _markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+    return [
+        "| | " + " | ".join(c or "top-1" for c in columns) + " |",
+        "|---|" + "---:|" * len(columns),
+        *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()),
+    ]
+
+
+def _cell(row: Mapping[str, Any] | None, paper: float | None) -> str:
+    ours = ""
+    if row:
+        spread = f"{row['std']:.1f}; " if row["std"] is not None else ""
+        ours = f"{row['mean']:.1f} ({spread}{row['n']})"
+    return ours if paper is None else f"{ours or '-'} / {paper}"

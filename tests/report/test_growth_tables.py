@@ -1,0 +1,100 @@
+"""A plan's results over seeds, with the paper's numbers beside them."""
+
+import csv
+import statistics
+
+import pytest
+
+from det_transfer.errors import UserError
+from det_transfer.report.growth import PAPER, gather, page, write_csv
+
+
+def results(path, rows):
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def table1(tmp_path):
+    rows = [{"run": "source", "status": "finished", "accuracy/top1": 20.0}]
+    for seed, value in ((1, 50.0), (2, 53.0)):
+        for method, scope in (("FT", "New"), ("FT", "FC7-New"), ("DWA", "New")):
+            rows.append(
+                {
+                    "run": f"target_{method}_{scope}_s{seed}",
+                    "method": method,
+                    "scope": scope,
+                    "seed": seed,
+                    "status": "finished",
+                    "accuracy/top1": value + (scope == "FC7-New"),
+                }
+            )
+    rows.append({"run": "target_WA_New_s1", "method": "WA", "scope": "New", "status": "to do"})
+    return results(tmp_path / "results.csv", rows)
+
+
+def test_over_seeds(table1, tmp_path):
+    rows = gather(table1)
+    found = {(row["row"], row["column"]): row for row in rows}
+    assert found.keys() == {("source", ""), ("FT", "New"), ("FT", "FC7-New"), ("DWA", "New")}
+    row = found["FT", "FC7-New"]
+    assert (row["n"], row["mean"]) == (2, 52.5)
+    assert row["std"] == pytest.approx(statistics.stdev([51, 54]))
+    assert found["source", ""]["std"] is None
+    write_csv(tmp_path / "table.csv", rows)
+    assert len(list(csv.DictReader((tmp_path / "table.csv").open()))) == 4
+
+
+def test_the_page(table1):
+    text = page(gather(table1), 1, "Table 1")
+    assert "| | New | FC7-New |" in text
+    assert "| FT | 51.5 (2.1; 2) / 53.63 | 52.5 (2.1; 2) / 54.75 |" in text
+    assert "| DWA | 51.5 (2.1; 2) / 56.07 | - / 56.41 |" in text
+    assert "\nsource: 20.0 (1)\n" in text
+    assert "| WA |" not in text
+
+
+def test_without_scopes_and_with_two_test_sets(tmp_path):
+    rows = [
+        {"run": "source", "accuracy/top1": 30.0},
+        {"run": "back_WA_s1", "method": "WA", "seed": 1, "accuracy/top1": 25.0},
+        {"run": "kept_LwF_s1", "method": "LwF", "seed": 1, "tiny_val/accuracy/top1": 28.0},
+    ]
+    text = page(gather(results(tmp_path / "r.csv", rows)), 4, "Table 4")
+    assert "| source | 30.0 (1) / 56.9 |" in text
+    assert "| back WA | 25.0 (1) / 51.5 |" in text
+    assert "## tiny_val" in text
+    assert "| kept LwF | 28.0 (1) / 55.9 |" in text
+
+
+def test_other_targets_than_the_papers(tmp_path):
+    rows = [
+        {"run": f"{m}_{d}_s1", "method": m, "target": d, "seed": 1, "accuracy/top1": 60.0}
+        for m in ("FT", "WA")
+        for d in ("digits", "grocery")
+    ]
+    text = page(gather(results(tmp_path / "r.csv", rows)), 5, "Table 5")
+    assert "| | digits | grocery |" in text
+    assert "| WA | 60.0 (1) | 60.0 (1) |" in text
+    assert "| WA | 66.3 | 92.8 | 69.0 | 67.5 |" in text
+
+
+def test_nothing_there_yet(tmp_path):
+    with pytest.raises(UserError, match="carry out the plan first"):
+        gather(tmp_path / "results.csv")
+    empty = results(tmp_path / "r.csv", [{"run": "a", "accuracy/top1": ""}])
+    with pytest.raises(UserError, match="no finished run yet"):
+        gather(empty)
+
+
+def test_the_papers_orders():
+    """Relations that the text of the paper states, as a check of what was typed here."""
+    one = PAPER[1]
+    assert all(w > f for w, f in zip(one["WA"], one["FT"], strict=True))
+    assert PAPER[3]["WA-with"] == one["WA"] == PAPER[2]["WA-2048"]
+    assert PAPER[7]["WA-grow"] > PAPER[7]["WA-ori"] > PAPER[7]["CNN-FT"]
+    assert all(len(row) == 4 for n in (1, 2, 3) for row in PAPER[n].values())

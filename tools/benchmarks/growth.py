@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""How much faster is training of scope New on cached activations?
+
+Two trainers on the same drawn images and views, one with MODEL.CLASSIFIER.CACHE, each in a process
+of its own with one thread, take turns step by step: data, forward, backward and update. An epoch
+is so many steps; what filling the cache takes once is told apart. CPU seconds hardly depend on
+what else the machine does.
+
+    python tools/benchmarks/growth.py                            # compact network, 64 px, FC of 512
+    python tools/benchmarks/growth.py --network alexnet --size 224 --rounds 5
+    python tools/benchmarks/growth.py --output docs/results/benchmark_growth.json
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils.events import EventStorage
+from sides import Turns, machine, take_turns
+
+from det_transfer.classification import ClassificationTrainer, prepare
+from det_transfer.engine.launch import quiet
+from det_transfer.engine.setup import argument_parser, setup
+from det_transfer.run_folder import write_json
+from det_transfer.testing import make_tiny_images
+
+
+def options(args: argparse.Namespace, folder: Path, output: str) -> list[str]:
+    sets = [["train", "images", str(folder / "images"), "train"]]
+    width = 512 if args.network == "compact_alexnet" else 4096
+    pairs = {
+        "DATASETS.CLASSIFICATION": sets,
+        "DATASETS.TRAIN": ("train",),
+        "DATASETS.TEST": (),
+        "INPUT.VIEW.RESIZE": args.size + args.size // 8,
+        "INPUT.VIEW.CROP": args.size,
+        "INPUT.VIEW.FIXED": 1,
+        "MODEL.CLASSIFIER.NETWORK": args.network,
+        "MODEL.PIXEL_STD": [58.395, 57.120, 57.375],
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.IMS_PER_BATCH": args.batch,
+        "SOLVER.BASE_LR": 0.001,
+        "SOLVER.WARMUP_ITERS": 0,
+        "SOLVER.CHECKPOINT_PERIOD": 100_000,
+        "OUTPUT_DIR": str(folder / output),
+        "SEED": 1,
+    }
+    if output != "source":
+        pairs |= {
+            "MODEL.WEIGHTS": str(folder / "source" / "source.pth"),
+            "MODEL.CLASSIFIER.TASK": "new",
+            "MODEL.CLASSIFIER.SCOPE": "New",
+            "MODEL.GROWTH.KIND": "widen",
+            "MODEL.GROWTH.SIZES": [width // 2],
+            "MODEL.CLASSIFIER.CACHE": output == "cached",
+        }
+    return [
+        word if isinstance(word, str) else repr(word) for pair in pairs.items() for word in pair
+    ]
+
+
+def trainer(args: argparse.Namespace, folder: Path, output: str) -> ClassificationTrainer:
+    parsed = argument_parser("").parse_args(options(args, folder, output))
+    made = ClassificationTrainer(setup(parsed, prepare))
+    made.resume_or_load(resume=False)
+    return made
+
+
+def side(args: argparse.Namespace, folder: Path, output: str) -> Callable[[], None]:
+    """A training step of one side; how long its making took lies in a file beside."""
+    start, computed = time.perf_counter(), time.process_time()
+    made = trainer(args, folder, output)
+    took = {"s": time.perf_counter() - start, "cpu_s": time.process_time() - computed}
+    (folder / f"{output}.json").write_text(json.dumps(took))
+
+    def step() -> None:
+        with EventStorage(0):
+            made._trainer.iter = 0
+            made._trainer.run_step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="compact_alexnet", help="or alexnet, vgg16")
+    parser.add_argument("--size", type=int, default=64, help="pixels")
+    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--images", type=int, default=32, help="of each class")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--output", type=Path, help="write the numbers as json")
+    args = parser.parse_args()
+    quiet()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_tiny_images(
+            folder / "images",
+            classes=args.classes,
+            per_class=args.images,
+            size=args.size + args.size // 2,
+            splits=("train",),
+        )
+        trainer(args, folder, "source").checkpointer.save("source", tag=False)
+        makers = {output: partial(side, args, folder, output) for output in ("uncached", "cached")}
+        turns = take_turns(makers, rounds=args.rounds)
+        made = {name: json.loads((folder / f"{name}.json").read_text()) for name in turns}
+    results = summary(args, turns, made)
+    print(json.dumps(results, indent=1))
+    if args.output:
+        write_json(args.output, report(args, results))
+
+
+def summary(
+    args: argparse.Namespace, turns: dict[str, Turns], made: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    steps = args.classes * args.images / args.batch
+    found: dict[str, Any] = {
+        name: {
+            "step_ms": 1000 * statistics.median(side.seconds),
+            "step_cpu_ms": 1000 * statistics.median(side.cpu),
+            "epoch_s": steps * statistics.median(side.seconds),
+            "peak_bytes": side.peak,
+        }
+        for name, side in turns.items()
+    }
+    found["times_faster"] = found["uncached"]["step_ms"] / found["cached"]["step_ms"]
+    found["times_faster_cpu"] = found["uncached"]["step_cpu_ms"] / found["cached"]["step_cpu_ms"]
+    found["filling_the_cache_cpu_s"] = made["cached"]["cpu_s"] - made["uncached"]["cpu_s"]
+    return found
+
+
+def report(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "title": "Benchmark: training of scope New on cached activations",
+        "command": shlex.join(["python", "tools/benchmarks/growth.py", *sys.argv[1:]]),
+        "machine": machine(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "torchvision", "detectron2", "numpy")},
+        },
+        "data": {k: v for k, v in vars(args).items() if k != "output"},
+        "results": results,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,6 @@ def test_a_panel_a_network_and_a_colour_a_class():
     assert wide.height == one.height
     assert wide.width == 2 * one.width
     colours = {tuple(pixel) for pixel in np.asarray(one.convert("RGB")).reshape(-1, 3)}
-    vivid = {c for c in colours if max(c) - min(c) > 150}
+    vivid = {c for c in colours if max(c) - min(c) > 80}
     assert len({np.argmax(c) for c in vivid}) > 1
     assert scatter([("FT", points, labels), ("WA", 2 * points, labels)]) == two

@@ -14,24 +14,14 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or 
 import argparse
 import sys
 
-from det_transfer.config import load_config
 from det_transfer.engine.detection import DetectionTrainer, prepare
-from det_transfer.engine.dry_run import dry_run
 from det_transfer.engine.launch import launch
-from det_transfer.engine.setup import argument_parser, setup
+from det_transfer.engine.program import train_or_evaluate
+from det_transfer.engine.setup import argument_parser
 
 
 def main(args: argparse.Namespace) -> None:
-    cfg = setup(args, prepare)
-    if args.eval_only:
-        DetectionTrainer.evaluate(cfg, resume=args.resume)
-        return
-    trainer = DetectionTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    if args.dry_run:
-        dry_run(trainer, load_config(args.config_file, args.opts).cfg.OUTPUT_DIR)
-        return
-    trainer.train()
+    train_or_evaluate(args, DetectionTrainer, prepare)
 
 
 if __name__ == "__main__":

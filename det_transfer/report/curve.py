@@ -20,12 +20,15 @@ _STYLE = {
     "grid.alpha": 0.3,
 }
 
+_COLOURS = 10  # of matplotlib's default cycle
+_DASHES = ("-", "--", ":")  # of the groups after so many, and so on
+
 # Matplotlib makes names of all digits of floats: the last one is another processor's.
 _HASHED = re.compile(rb"(?<=[\"#])[a-z][0-9a-f]{10}(?=[\")])")
 
 
 def loss_curve(runs: Sequence[Mapping[str, Any]], image_format: str = "svg") -> bytes:
-    """Draw the losses of runs: a line for each run, a colour for each group.
+    """Draw the losses of runs: a line for each run, a colour or dash for each group.
 
     Args:
         runs: the rows of a json of results (``det_transfer.report.collect``)
@@ -48,8 +51,9 @@ def loss_curve(runs: Sequence[Mapping[str, Any]], image_format: str = "svg") -> 
         axes = figure.subplots()
         for run in runs:
             loss = run["loss"]
-            colour = f"C{labels.index(run['group']) % 10}"
-            axes.plot(loss["iteration"], loss["total_loss"], color=colour, linewidth=1.2)
+            again, colour = divmod(labels.index(run["group"]), _COLOURS)
+            style = {"color": f"C{colour}", "linestyle": _DASHES[again % len(_DASHES)]}
+            axes.plot(loss["iteration"], loss["total_loss"], linewidth=1.2, **style)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ScalarFormatter())

@@ -11,6 +11,7 @@ from PIL import Image
 
 from det_transfer.errors import UserError
 from det_transfer.report.collect import collect
+from det_transfer.report.curve import loss_curve
 from det_transfer.report.results import copy_pictures, render, stale, write
 from det_transfer.run_folder import write_json
 
@@ -102,6 +103,15 @@ def test_an_edited_curve_is_seen_where_it_can_be(checkout):
     name = re.search(rb"p[0-9a-f]{10}", svg)[0]
     (checkout / CURVE).write_bytes(svg.replace(name, b"p0123456789"))
     assert stale(checkout, render(checkout)) == []
+
+
+def test_more_groups_than_colours_stay_apart():
+    loss = {"iteration": [1, 2], "total_loss": [2.0, 1.0]}
+    few, many = (
+        loss_curve([{"group": f"g{k}", "loss": loss} for k in range(count)]) for count in (10, 11)
+    )
+    assert b"stroke-dasharray" not in few
+    assert b"stroke-dasharray" in many
 
 
 def test_tables_between_markers_and_nothing_else(checkout):

@@ -54,7 +54,7 @@ def summary(run: Path, pictures: list[Path]) -> str:
             f"Box AP {ap(box['AP'])} (rare {ap(box['APr'])}, common {ap(box['APc'])}, frequent "
             f"{ap(box['APf'])}), AP50 {ap(box['AP50'])}, in 0-100 on {DATASET}",
             f"Time   training {minutes(seconds['training'])}, evaluation "
-            f"{minutes(seconds['evaluation'])}; peak memory {memory / 2**30:.1f} GB",
+            f"{minutes(seconds['evaluation'])}; peak memory {memory / 1e9:.1f} GB",
             f"Look   {run}/report.html; {run}/pictures: {len(pictures)} images, truth left, "
             "predictions right",
             f"Files  {evaluation}/results.json, per_category.csv; weights {run}/model_final.pth",

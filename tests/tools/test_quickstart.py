@@ -30,7 +30,7 @@ def test_five_lines_with_the_numbers_of_the_run(quickstart, tmp_path):
         "finished",
         results=RESULTS,
         seconds={"training": 301.2, "evaluation": 45.0},
-        peak_memory_bytes={"host": 3 * 2**30},
+        peak_memory_bytes={"host": 3_000_000_000},
     )
     lines = quickstart.summary(tmp_path, [tmp_path / "pictures" / "a.jpg"]).splitlines()
     assert len(lines) == 5

@@ -21,8 +21,8 @@ setup: ## make .venv and install the locked set, Detectron2 and det_transfer (on
 quickstart: setup ## from nothing to a trained and evaluated detector in about ten minutes
 	@$(run) tools/quickstart.py $(ARGS)
 
-test: setup ## the tests, without the slow ones
-	@$(run) -m pytest $(ARGS)
+test: setup ## the tests, without the slow ones, on all cores (at most 8)
+	@$(run) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: setup ## the slow tests alone
 	@$(run) -m pytest -m slow $(ARGS)

@@ -96,7 +96,7 @@ def test_no_base_is_left_over():
 MECHANISMS = [
     "quickstart.yaml",
     "frozen_cascade_lvis.yaml",
-    "frozen_cascade_lvis_stage2.yaml",
+    pytest.param("frozen_cascade_lvis_stage2.yaml", marks=pytest.mark.slow),
     "coco/rcnn_resnetrs50_nasfpn_cascade_frozen_600ep.yaml",
     "coco/rcnn_r50_fpn_frozen_72ep.yaml",
     "coco/rcnn_resnetrs101_2conv_frozen_72ep.yaml",

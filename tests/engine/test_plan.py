@@ -290,10 +290,17 @@ def start(path):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def hear_interrupts():
+    """Where the tests run in a shell's background, interrupts are ignored, by children too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 10])
 def test_killed_at_random_moments_the_table_is_that_of_an_unbroken_plan(plan, tmp_path, kills):
     made = plan(LONG)
     path = tmp_path / "plan.yaml"

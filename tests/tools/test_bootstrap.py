@@ -395,7 +395,7 @@ def test_a_second_one_waits(bootstrap, tmp_path):
     (tmp_path / "lock").touch()
     command = [sys.executable, "-c", textwrap.dedent(code)]
     first = subprocess.Popen([*command, "x"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    first.wait(timeout=20)
+    first.wait(timeout=300)
     second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert "waiting" in second.stdout.readline()
     assert second.poll() is None
@@ -403,4 +403,4 @@ def test_a_second_one_waits(bootstrap, tmp_path):
     first.stdin.close()
     assert first.stdout.read() == b"child\n"
     first.stdout.close()
-    assert second.communicate(timeout=20)[0] == "second\n"
+    assert second.communicate(timeout=300)[0] == "second\n"

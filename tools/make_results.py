@@ -6,6 +6,7 @@
     python tools/make_results.py collect quickstart --title "The first run" \\
         --question "What does a pretrained backbone bring?" \\
         --group "frozen, pretrained=*/frozen_*" --group "frozen, random=*/random_*" output/*_seed?
+    python tools/make_results.py collect quickstart --add ... output/*_seed3     # later, elsewhere
 
 Exit codes: 0 done, 1 not up to date, 2 a mistake in files or command line.
 """
@@ -16,10 +17,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from det_transfer.errors import UserError
-from det_transfer.report.collect import collect
+from det_transfer.errors import UserError, raise_all
+from det_transfer.report.collect import KIND, collect
 from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
-from det_transfer.run_folder import write_json
+from det_transfer.run_folder import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,15 +39,19 @@ def make_page(args: argparse.Namespace) -> int:
 def make_json(args: argparse.Namespace) -> int:
     if not re.fullmatch(r"[\w-]+", args.name):
         raise UserError(f"NAME is {args.name!r}; letters, digits, - and _ make a file's name")
+    earlier = collected_before(args) if args.add else {}
+    missing = [name for name in ("title", "question") if not (getattr(args, name) or earlier)]
+    raise_all(f"--{name} is missing; only --add takes it from the json" for name in missing)
     content = collect(
         args.runs,
         args.root,
-        title=args.title,
-        question=args.question,
+        title=args.title or earlier["title"],
+        question=args.question or earlier["question"],
         notes=args.note,
         groups=args.group,
         machine=args.machine,
         command=shlex.join(sys.argv),
+        earlier=earlier,
     )
     shown = args.pictures_from or next((r for r in args.runs if has_pictures(r)), None)
     if args.pictures and shown is None:
@@ -60,6 +65,16 @@ def make_json(args: argparse.Namespace) -> int:
     write_json(args.root / FOLDER / f"{args.name}.json", content)
     print(f"wrote {FOLDER}/{args.name}.json; make results writes the page")
     return 0
+
+
+def collected_before(args: argparse.Namespace) -> dict:
+    path = args.root / FOLDER / f"{args.name}.json"
+    if not path.is_file():
+        raise UserError(f"--add: there is no {path}; leave --add out and give --title, --question")
+    content = read_json(path)
+    if content.get("kind") != KIND:
+        raise UserError(f"--add: {path} was not collected from run folders")
+    return content
 
 
 def has_pictures(run: str) -> bool:
@@ -82,8 +97,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     one.set_defaults(call=make_json)
     one.add_argument("name", metavar="NAME")
     one.add_argument("runs", metavar="RUN", nargs="+", help="finished run folders")
-    one.add_argument("--title", required=True)
-    one.add_argument("--question", required=True, help="what these runs are to answer")
+    one.add_argument("--add", action="store_true", help="keep the json's runs of other seeds")
+    one.add_argument("--title")
+    one.add_argument("--question", help="what these runs are to answer")
     one.add_argument("--note", action="append", default=[], help="a paragraph for the page")
     one.add_argument(
         "--group",

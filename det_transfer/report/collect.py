@@ -32,6 +32,7 @@ __all__ = ["KIND", "collect"]
 
 KIND = "runs"
 _MAX_POINTS = 60  # of a loss curve
+_SAME = ("iterations", "batch", "reuse_mode", "weights", "parameters", "trainable")  # in a group
 
 
 def collect(
@@ -44,6 +45,7 @@ def collect(
     groups: Sequence[str] = (),
     machine: str = "",
     command: str = "",
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read run folders into the content of a json of results.
 
@@ -56,6 +58,8 @@ def collect(
             ("frozen_seed1", "frozen_s2") are a group.
         machine: what the runs were made on, where it is not this machine
         command: what is run to make the same content
+        earlier: a content whose runs are kept, but for those that are read again (same group, same
+            seed): evidence of many hours grows from machine to machine
 
     Raises:
         UserError: a run that is no run folder, is not finished or was not evaluated; a run that no
@@ -79,19 +83,20 @@ def collect(
         for label, indices in members.items()
         for problem in _mixed(label, [rows[i] for i in indices], [configs[i] for i in indices])
     )
-    return {
+    content = {
         "kind": KIND,
         "title": title,
         "question": question,
         "notes": list(notes),
         "machine": _machine(machine, records),
-        "versions": _versions(records),
+        "versions": _versions(record["versions"] for record in records),
         "measured": max(record["ended"] for record in records)[:10],
         "collected_by": _relative(command, root, [str(run) for run in runs]),
         "groups": [_group(label, [rows[i] for i in members[label]]) for label in order],
         "runs": [rows[i] for label in order for i in members[label]],
         "pictures": [],
     }
+    return _joined(earlier, content) if earlier else content
 
 
 def _problems(folder: Path) -> Iterable[str]:
@@ -228,12 +233,11 @@ def _mixed(
 def _group(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The numbers of a group's runs, with their spread."""
     first = rows[0]
-    same = ("iterations", "batch", "reuse_mode", "weights", "parameters", "trainable")
     return {
         "label": label,
         "n": len(rows),
         "seeds": [row["seed"] for row in rows],
-        **{key: first[key] for key in same},
+        **{key: first[key] for key in _SAME},
         "precision": ", ".join(dict.fromkeys(row["precision"] for row in rows)),
         **{
             key: _spread(row[key] for row in rows)
@@ -268,6 +272,45 @@ def _spread(values: Iterable[float | None]) -> dict[str, float] | None:
     return result
 
 
+def _joined(earlier: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new`, with the runs of `earlier` that it does not hold."""
+    again = {(row["group"], row["seed"]) for row in new["runs"]}
+    kept = [row for row in earlier["runs"] if (row["group"], row["seed"]) not in again]
+    labels = dict.fromkeys(group["label"] for group in [*earlier["groups"], *new["groups"]])
+    rows = sorted(
+        [*kept, *new["runs"]], key=lambda row: (list(labels).index(row["group"]), row["seed"])
+    )
+    members = {label: [row for row in rows if row["group"] == label] for label in labels}
+    raise_all(p for label, group in members.items() for p in _unlike(label, group))
+    devices = [d for content in (earlier, new) for d in content["machine"].get("devices", [])]
+    cpus = [content["machine"]["cpu"] for content in (earlier, new)]
+    return {
+        **new,
+        "notes": [*earlier["notes"], *(n for n in new["notes"] if n not in earlier["notes"])],
+        "machine": {
+            **new["machine"],
+            "cpu": ", ".join(dict.fromkeys(cpus)),
+            "devices": list(dict.fromkeys(devices)),
+        },
+        "versions": _versions([earlier["versions"], new["versions"]]),
+        "collected_by": f"{earlier['collected_by']}; {new['collected_by']}",
+        "groups": [_group(label, group) for label, group in members.items()],
+        "runs": rows,
+        "pictures": earlier["pictures"],
+    }
+
+
+def _unlike(label: str, rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """As far as a row knows its config."""
+    for row in rows[1:]:
+        keys = [key for key in (*_SAME, "precision") if row[key] != rows[0][key]]
+        if keys:
+            yield (
+                f"group {label}: {row['run']} (seed {row['seed']}) differs in {', '.join(keys)} "
+                f"from {rows[0]['run']} (seed {rows[0]['seed']}), which was collected before"
+            )
+
+
 # Where and with what -----------------------------------------------------------------------------
 
 
@@ -285,11 +328,11 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _versions(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _versions(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
-    for record in records:
-        for name, version in record["versions"].items():
-            found.setdefault(name, {})[version] = None
+    for versions in several:
+        for name, known in versions.items():
+            found.setdefault(name, {}).update(dict.fromkeys(known.split(", ")))
     return {name: ", ".join(versions) for name, versions in found.items()}
 
 

@@ -143,6 +143,14 @@ def test_all_that_is_wrong_at_once(plan):
     assert len(str(error.value).splitlines()) == 2
 
 
+def test_a_mistake_of_all_runs_is_said_once(plan):
+    with pytest.raises(UserError) as error:
+        plan(TWO_STAGES.replace("0.001}", "0.001, SOLVER.MAX_ITRE: 2}"))
+    (line,) = str(error.value).splitlines()
+    assert "run second_s1 and 3 more: " in line
+    assert "SOLVER.MAX_ITRE" in line
+
+
 def test_only_some_of_them_and_what_they_need(plan):
     made = plan(TWO_STAGES)
     assert names(made.only("second_s2")) == ["first_s2", "second_s2"]

@@ -121,6 +121,38 @@ def test_a_group_has_one_precision(root):
         collected(runs, root, groups=["A=*"])
 
 
+def test_seeds_are_added_on_another_machine(root):
+    first = [make_run(root / "output" / f"a_s{k}", k, 10.0 + k) for k in (1, 2)]
+    later = [make_run(root / "output" / f"again_s{k}", k, 20.0 + k) for k in (2, 3)]
+    before = collected(first, root, notes=["one"], machine="old", command="first")
+    other = {"torch": "2.15.0"}
+    later.append(make_run(root / "output" / "b_s1", 1, 5.0, versions=other))
+    content = collected(
+        later,
+        root,
+        notes=["one", "two"],
+        machine="new",
+        command="second",
+        earlier=before,
+        groups=["a=*again*", "b=*b_s*"],
+    )
+    a, b = content["groups"]
+    assert (a["label"], a["seeds"], b["seeds"]) == ("a", [1, 2, 3], [1])
+    ap = a["results"]["made_up"]["bbox"]["AP"]
+    assert (ap["min"], ap["max"], ap["n"]) == (11.0, 23.0, 3)
+    assert [row["results"]["made_up"]["bbox"]["AP"] for row in content["runs"]] == [11, 22, 23, 5]
+    assert content["notes"] == ["one", "two"]
+    assert content["machine"]["cpu"] == "old, new"
+    assert content["collected_by"] == "first; second"
+    assert content["versions"]["torch"] == "2.14.1, 2.15.0"
+
+
+def test_another_recipe_is_not_added(root):
+    before = collected([make_run(root / "a_s1", 1)], root)
+    with pytest.raises(UserError, match=r"a_s2 \(seed 2\) differs in precision from a_s1"):
+        collected([make_run(root / "a_s2", 2, precision="bf16")], root, earlier=before)
+
+
 def test_versions_that_differ_are_all_named(root):
     runs = [make_run(root / "a_seed1"), make_run(root / "a_seed2", 2, versions={"torch": "2.6.0"})]
     assert collected(runs, root)["versions"]["torch"] == "2.14.1, 2.6.0"

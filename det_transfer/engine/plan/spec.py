@@ -114,13 +114,15 @@ def read_plan(path: str | Path, output: str | Path | None = None) -> Plan:
     raise_all(f"{path}: two runs are called {name}" for name in sorted(twice))
     if not drafts:
         raise UserError(f"{path}: the plan has no runs")
-    runs, problems = {}, []
+    runs: dict[str, PlannedRun] = {}
+    problems: dict[str, list[str]] = {}  # what is wrong -> with which runs
     for draft in drafts:
         try:
             runs[draft.name] = _finish(draft, drafts, folder)
         except UserError as error:
-            problems += [f"{path}: run {draft.name}: {line}" for line in str(error).splitlines()]
-    raise_all(problems)
+            for line in str(error).splitlines():
+                problems.setdefault(line, []).append(draft.name)
+    raise_all(f"{path}: run {_first_of(names)}: {line}" for line, names in problems.items())
     try:
         order = TopologicalSorter({name: run.needs for name, run in runs.items()}).static_order()
         order = list(order)
@@ -131,6 +133,10 @@ def read_plan(path: str | Path, output: str | Path | None = None) -> Plan:
     for name in order:
         depth[name] = 1 + max((depth[need] for need in runs[name].needs), default=-1)
     return Plan(folder, tuple(sorted(runs.values(), key=lambda run: depth[run.name])))
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _read(path: Path) -> dict[str, Any]:

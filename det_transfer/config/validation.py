@@ -24,6 +24,7 @@ _CHOICES = {
     "MODEL.CONV_DECODER.TOP_BLOCK": ("maxpool", "p6", "p6p7", "p6p7_of_p5", ""),
     "MODEL.NASFPN.ACTIVATION": ("relu", "swish"),
     "MODEL.NASFPN.BLOCK": ("plain", "bottleneck"),
+    "MODEL.PLAIN.NAME": ("alexnet", "vgg16", "compact_alexnet"),
     "MODEL.RPN.ACTIVATION": ("relu", "swish"),
     "MODEL.ROI_BOX_HEAD.ACTIVATION": ("relu", "swish"),
     "MODEL.ROI_MASK_HEAD.ACTIVATION": ("relu", "swish"),
@@ -55,6 +56,8 @@ _POSITIVE = (
     "MODEL.NASFPN.REPEATS",
     "MODEL.CONV_DECODER.CHANNELS",
     "MODEL.CONV_DECODER.NUM_CONV",
+    "MODEL.PLAIN.COMPACT_WIDTH",
+    "MODEL.PLAIN.COMPACT_STRIDE",
 )
 
 
@@ -122,6 +125,7 @@ def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
             f"MODEL.REUSE.TRAIN_ONLY {reuse.TRAIN_ONLY} takes on a trained detector, but "
             "MODEL.WEIGHTS is empty; name a checkpoint, e.g. <run>/model_final.pth"
         )
+    yield from _cut_problems(cfg)
     for key in ("LR_MULT", "WEIGHT_DECAY"):
         for entry in reuse[key]:
             if not _is_part_and_number(entry):
@@ -131,6 +135,28 @@ def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
                 )
     if cfg.MODEL.TRUNK.NAME == "build_timm_backbone" and not cfg.MODEL.TIMM.NAME:
         yield "MODEL.TIMM.NAME is empty; name a timm model, e.g. tf_efficientnet_lite0"
+
+
+def _cut_problems(cfg: CfgNode) -> Iterator[str]:
+    reuse = cfg.MODEL.REUSE
+    cut = reuse.LOAD_STAGES
+    key = f"MODEL.REUSE.LOAD_STAGES {cut}"
+    if cut < -1:
+        yield f"MODEL.REUSE.LOAD_STAGES is {cut}; it can be -1 (all), 0 (nothing) or a stage"
+    if cut > 0 and not cfg.MODEL.WEIGHTS:
+        yield f"{key} loads stages of MODEL.WEIGHTS, which is empty; name weights, or set it to 0"
+    if cut > 0 and reuse.MODE == "scratch":
+        yield f"{key} loads weights, but MODEL.REUSE.MODE 'scratch' has none; take 'finetune'"
+    if 0 < cut < reuse.STAGES:
+        yield (
+            f"{key} leaves at random what MODEL.REUSE.STAGES {reuse.STAGES} freezes; freeze no "
+            "more stages than are loaded"
+        )
+    if cut >= 0 and reuse.TRAIN_ONLY:
+        yield (
+            f"{key} takes a trunk out of MODEL.WEIGHTS, and MODEL.REUSE.TRAIN_ONLY takes on a "
+            "whole detector; leave one of them out"
+        )
 
 
 def _is_part_and_number(entry: Any) -> bool:

@@ -1,8 +1,10 @@
 """Where the two halves meet: a trunk that was trained here, in a detector."""
 
+import pytest
 import torch
 
-from det_transfer.modeling import TimmBackbone
+from det_transfer.errors import UserError
+from det_transfer.modeling import PlainBackbone, TimmBackbone
 from det_transfer.reuse import load_trunk, read_weights
 
 TIMM = ["MODEL.CLASSIFIER.NETWORK", "timm", "MODEL.TIMM.NAME", "resnet10t"]
@@ -31,3 +33,38 @@ def test_a_detectors_trunk_loads_into_a_classifier(build, tmp_path):
     weights = ["MODEL.WEIGHTS", tmp_path / "detector.pth", "MODEL.CLASSIFIER.SCOPE", "Classifier"]
     model = build(*TIMM, *weights).model
     assert torch.equal(model.backbone.net.conv1[0].weight, trunk.net.state_dict()["conv1.0.weight"])
+
+
+@pytest.fixture
+def plain(train, tmp_path):
+    """A compact AlexNet that was trained here, and its weights as a detector reads them."""
+    trained = train("DATASETS.TEST", "()", "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "()")
+    return trained.model.backbone.eval(), read_weights(str(tmp_path / "run" / "model_final.pth"))
+
+
+def test_a_plain_trunk_trained_here_loads_as_a_detection_backbone(plain):
+    classifiers, weights = plain
+    trunk = PlainBackbone("compact_alexnet", ["res2", "res3", "res4"], width=4, stride=2).eval()
+    report = load_trunk(trunk, weights, strict=True)
+    assert report.matched == report.total == 10
+    assert weights.preprocessing.format == "RGB"
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(trunk(images)["res4"], classifiers.features(images))
+
+
+def test_the_same_tensors_of_another_network(plain):
+    _, weights = plain
+    trunk = PlainBackbone("compact_alexnet", ["res3", "res4"], width=4, stride=4)
+    with pytest.raises(
+        UserError, match=r"are weights of compact_alexnet \(stride 2, width 4\), but"
+    ):
+        load_trunk(trunk, weights, strict=False)
+
+
+def test_a_classifier_says_which_of_timms_networks_it_is(train, tmp_path):
+    train(*TIMM, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()")
+    weights = read_weights(str(tmp_path / "run" / "model_final.pth"))
+    assert weights.architecture == "resnet10t"
+    with pytest.raises(UserError, match=r"weights of timm's resnet10t, but MODEL.TIMM.NAME is res"):
+        load_trunk(TimmBackbone("resnet14t", ["res3"]), weights, strict=False)

@@ -1,14 +1,27 @@
 """Where the two halves meet: a trunk that was trained here, in a detector."""
 
+import argparse
+from pathlib import Path
+
 import pytest
 import torch
 
+from det_transfer.engine.detection import DetectionTrainer
+from det_transfer.engine.detection import prepare as prepare_detector
+from det_transfer.engine.setup import setup
 from det_transfer.errors import UserError
 from det_transfer.modeling import PlainBackbone, TimmBackbone
 from det_transfer.reuse import load_trunk, read_weights
 
 TIMM = ["MODEL.CLASSIFIER.NETWORK", "timm", "MODEL.TIMM.NAME", "resnet10t"]
 TIMM += ["MODEL.CLASSIFIER.DROPPED", "[]", "MODEL.CLASSIFIER.FC", "[]"]
+
+PLAIN = ["MODEL.TRUNK.NAME", "build_plain_backbone", "MODEL.PLAIN.NAME", "compact_alexnet"]
+PLAIN += ["MODEL.PLAIN.COMPACT_WIDTH", "4", "MODEL.PLAIN.OUT_FEATURES", "['res3', 'res4']"]
+# As the classifier has it.
+VIEW = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", "[123.675, 116.280, 103.530]"]
+VIEW += ["MODEL.PIXEL_STD", "[58.395, 57.120, 57.375]"]
+TINY_DETECTOR = str(Path(__file__).parent.parent / "engine" / "tiny.yaml")
 
 
 def test_a_trunk_trained_here_loads_as_a_detection_backbone(train, tmp_path):
@@ -68,3 +81,30 @@ def test_a_classifier_says_which_of_timms_networks_it_is(train, tmp_path):
     assert weights.architecture == "resnet10t"
     with pytest.raises(UserError, match=r"weights of timm's resnet10t, but MODEL.TIMM.NAME is res"):
         load_trunk(TimmBackbone("resnet14t", ["res3"]), weights, strict=False)
+
+
+def detector(data, folder, *opts):
+    """A tiny detector on a plain trunk, with its weights."""
+    own = ["DATASETS.CUSTOM", repr([["tiny_plain", *map(str, data)]]), "OUTPUT_DIR", str(folder)]
+    own += ["DATASETS.TRAIN", "('tiny_plain',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1"]
+    opts = [*PLAIN, *own, "SOLVER.STEPS", "()", *map(str, opts)]
+    args = argparse.Namespace(
+        config_file=TINY_DETECTOR, opts=opts, resume=False, eval_only=False, dry_run=False
+    )
+    trainer = DetectionTrainer(setup(args, prepare_detector))
+    trainer.resume_or_load(resume=False)
+    return trainer
+
+
+def test_a_detector_on_a_classifiers_trunk(plain, tiny_coco, tmp_path):
+    """Frozen, with every tensor of the classifier's, which are the classifier's after training."""
+    classifiers, _ = plain
+    weights = ["MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth"]
+    trainer = detector(tiny_coco, tmp_path / "detector", *weights, *VIEW)
+    trainer.train()
+    theirs = classifiers.state_dict()
+    ours = trainer.model.backbone.bottom_up.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    with pytest.raises(UserError, match="these weights were trained with RGB, mean"):
+        detector(tiny_coco, tmp_path / "other", *weights)

@@ -107,7 +107,8 @@ def test_alexnet_sees_another_grid_and_is_the_same_network():
     torch.manual_seed(0)
     theirs = torchvision.models.alexnet().features.eval()
     ours = PlainBackbone("alexnet", ["res2", "res3"]).eval()
-    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in ours.state_dict()})
+    kept = ours.features.state_dict()
+    ours.features.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in kept})
     images = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
         found = ours(images)

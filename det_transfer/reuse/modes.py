@@ -143,8 +143,9 @@ def apply_mode(trunk: nn.Module, mode: str, **options: Any) -> nn.Module:
 def reuse(trunk: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     """:func:`apply_mode` as the REUSE and ADAPTERS of a config's MODEL say it."""
     options = {key.lower(): value for key, value in config["REUSE"].items()}
-    if options["load_stages"] > 0:  # said now, long before there are weights to load
-        first_stages(trunk, options["load_stages"], LOAD_STAGES)
+    cut = options.get("load_stages", -1)
+    if cut > 0:  # said now, long before there are weights to load
+        first_stages(trunk, cut, LOAD_STAGES)
     adapters = {key.lower(): value for key, value in config["ADAPTERS"].items()}
     return apply_mode(trunk, options.pop("mode"), adapters=adapters, **options)
 

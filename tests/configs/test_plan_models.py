@@ -55,7 +55,7 @@ def trained(model):
 def test_detectors_on_trunks_that_are_cut(runs, folder, tmp_path):
     by_name = {run.name: run for run in runs("transferability_detection")}
     on_bccd = {name: run for name, run in by_name.items() if name.startswith("bccd_")}
-    assert len(on_bccd) == 16
+    assert len(on_bccd) == 14
     for run in on_bccd.values():
         cut, reuse = run.labels["cut"], run.cfg.MODEL.REUSE
         at_random = run.labels["source"] == "random"

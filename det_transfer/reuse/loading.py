@@ -37,7 +37,7 @@ class LoadReport:
             ("missing", self.missing),
             ("of another shape", self.shape_mismatch),
             ("of the file left over", self.unexpected),
-            (f"{LOAD_STAGES} leaves as initialised", self.beyond),
+            (f"behind the cut ({LOAD_STAGES}) as initialised", self.beyond),
         ]:
             if names:
                 parts.append(f"{len(names)} {what} ({_first(names)})")

@@ -41,7 +41,7 @@ def test_of_another_detector(train, source, tmp_path):
     assert record["trunk"]["left_as_initialised"] > 0
     assert record["weights"] == str(source / "model_final.pth")
     log = (tmp_path / "cut" / "log.txt").read_text()
-    assert "MODEL.REUSE.LOAD_STAGES leaves as initialised (net.layer2.0." in log
+    assert "behind the cut (MODEL.REUSE.LOAD_STAGES) as initialised (net.layer2.0." in log
 
     options = [*CUT, *FROZEN, "MODEL.WEIGHTS", source, "SEED", 8, "SOLVER.MAX_ITER", 6]
     resumed = train(*options, output="cut", resume=True)

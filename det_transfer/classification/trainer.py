@@ -24,6 +24,7 @@ from .classifier import ImageClassifier
 from .data import Tasks, build_test_loader, build_train_loader, check_tasks
 from .distillation import Teacher
 from .evaluator import ClassificationEvaluator
+from .filters import FirstFilters
 from .forgetting import Forgetting
 from .growth import Growth, copy_units
 from .pace import Pace
@@ -70,6 +71,8 @@ class ClassificationTrainer(TransferTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: ImageClassifier) -> torch.optim.Optimizer:
         """New parameters at NEW_LR times the rate; the scales as MODEL.GROWTH says."""
+        if not any(p.requires_grad for p in model.parameters()):
+            return torch.optim.SGD([{"params": []}], lr=cfg.SOLVER.BASE_LR)
         factor, growth = cfg.MODEL.CLASSIFIER.NEW_LR, cfg.MODEL.GROWTH
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         parts = {part: trained & set(names) for part, names in model.parts().items()}
@@ -115,6 +118,12 @@ class ClassificationTrainer(TransferTrainer):
         period = self.cfg.MODEL.CLASSIFIER.PACE_PERIOD
         if period:
             result.insert(result.index(self.record), Pace(self.checkpointer.model, period))
+        if self.cfg.MODEL.TRANSFER.UP_TO == 0 and comm.is_main_process():
+            trunk, path = (
+                self.checkpointer.model.backbone,
+                run_folder.filters_file(self.cfg.OUTPUT_DIR),
+            )
+            result.append(FirstFilters(trunk, path, bgr=self.cfg.INPUT.FORMAT == "BGR"))
         old = self._old_test_sets()
         if old:
             result.insert(result.index(self.record), Forgetting(self.record, old))
@@ -136,6 +145,9 @@ class ClassificationTrainer(TransferTrainer):
             # Only now are there weights to copy.
             copy_units(self.checkpointer.model, growth.noise, max(self.cfg.SEED, 0))
         options, model = self.cfg.MODEL.CLASSIFIER, self.checkpointer.model
+        if not any(p.requires_grad for p in model.parameters()):
+            logger.info("All is frozen: nothing is trained, and the network is evaluated as it is")
+            self.start_iter = self.max_iter
         if options.DISTILL_WEIGHT:
             model.teacher = Teacher(self.cfg)
         if options.CACHE:

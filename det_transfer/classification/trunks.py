@@ -10,7 +10,7 @@ from torchvision.models.vgg import make_layers
 
 from ..errors import UserError, nearest
 
-__all__ = ["TRUNKS", "WIDTHS", "Trunk", "build_trunk"]
+__all__ = ["FIRST_WEIGHTS", "TRUNKS", "WIDTHS", "Trunk", "build_trunk"]
 
 
 class Trunk(nn.Module):
@@ -117,6 +117,28 @@ def _alexnet() -> Trunk:
     return PlainTrunk(nn.Sequential(*layers), 256, 6, _numbered(5))
 
 
+def _caffenet() -> Trunk:
+    """Caffe's AlexNet, for images of 227 px: pools before norms, conv2, 4 and 5 in two groups.
+
+    Source: BVLC/caffe, models/bvlc_reference_caffenet/train_val.prototxt; weights of standard
+    deviation 0.01, biases 0 in conv1 and conv3 and 1 in the others (Yosinski et al.'s too).
+    """
+    # Inputs, outputs, kernel, stride, padding, groups, and the bias.
+    plan = [(3, 96, 11, 4, 0, 1, 0.0), (96, 256, 5, 1, 2, 2, 1.0), (256, 384, 3, 1, 1, 1, 0.0)]
+    plan += [(384, 384, 3, 1, 1, 2, 1.0), (384, 256, 3, 1, 1, 2, 1.0)]
+    layers: list[nn.Module] = []
+    for number, (inputs, outputs, kernel, step, padding, groups, bias) in enumerate(plan, start=1):
+        conv = nn.Conv2d(inputs, outputs, kernel, step, padding, groups=groups)
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.constant_(conv.bias, bias)
+        layers += [conv, nn.ReLU(inplace=True)]
+        if number in (1, 2, 5):
+            layers.append(nn.MaxPool2d(3, 2))
+        if number in (1, 2):
+            layers.append(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75))
+    return PlainTrunk(nn.Sequential(*layers), 256, 6, _numbered(5))
+
+
 def _vgg16() -> Trunk:
     """Source: torchvision.models.vgg16 (Simonyan and Zisserman 2015, D)."""
     names, block, number = [], 1, 0
@@ -152,6 +174,7 @@ def _numbered(count: int) -> list[str]:
 TRUNKS: dict[str, Callable[..., Trunk]] = {
     "alexnet": _alexnet,
     "vgg16": _vgg16,
+    "caffenet": _caffenet,
     "compact_alexnet": _compact,
     "timm": TimmTrunk,
 }
@@ -159,9 +182,13 @@ TRUNKS: dict[str, Callable[..., Trunk]] = {
 WIDTHS: dict[str, tuple[int, ...]] = {
     "alexnet": (4096, 4096),
     "vgg16": (4096, 4096),
+    "caffenet": (4096, 4096),
     "compact_alexnet": (512, 512),
     "timm": (),
 }
+# Standard deviation and bias of FC6, FC7 where the network's authors name them; else He's and 0.
+# Source: BVLC/caffe, models/bvlc_reference_caffenet/train_val.prototxt.
+FIRST_WEIGHTS: dict[str, tuple[float, float]] = {"caffenet": (0.005, 1.0)}
 
 
 def build_trunk(network: str, options: dict[str, Any]) -> Trunk:

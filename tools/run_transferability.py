@@ -48,7 +48,12 @@ def main(args: argparse.Namespace) -> None:
         except SystemExit as ended:  # some run has failed; the others have results
             failed = ended.code
     if not args.dry_run:
-        write_page(plan.output)
+        try:
+            write_page(plan.output)
+        except UserError as error:
+            if not failed:
+                raise
+            print(f"no page: {error}")
     if failed:
         sys.exit(failed)
 

@@ -269,7 +269,8 @@ def _options(cfg: CfgNode) -> dict[str, Any]:
     if options.NETWORK == "timm":
         return {"name": cfg.MODEL.TIMM.NAME}
     if options.NETWORK == "compact_alexnet":
-        return {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE}
+        norm = {"norm": True} if options.COMPACT_NORM else {}  # older checkpoints do not name it
+        return {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE, **norm}
     return {}
 
 

@@ -28,6 +28,7 @@ from .filters import FirstFilters
 from .forgetting import Forgetting
 from .growth import Growth, copy_units
 from .pace import Pace
+from .views import views_file
 
 __all__ = ["ClassificationTrainer", "GrowNetwork", "prepare"]
 
@@ -156,8 +157,11 @@ class ClassificationTrainer(TransferTrainer):
     def _cache(self, model: ImageClassifier) -> None:
         """Exchange the loader for one of activations, now that the weights are there."""
         teachers = [model.teacher.model] if model.teacher else []
-        batch = self.cfg.MODEL.CLASSIFIER.TEST_BATCH
-        loader = CachedLoader(self.data_loader, model, *teachers, batch_size=batch)
+        options = self.cfg.MODEL.CLASSIFIER
+        folder, dataset = options.CACHE_FOLDER, self.data_loader.dataset
+        views = views_file(folder, self.cfg, dataset) if folder else None
+        batch = options.TEST_BATCH
+        loader = CachedLoader(self.data_loader, model, *teachers, batch_size=batch, views=views)
         loader.start_at(self.start_iter)
         self._trainer.data_loader = loader
 

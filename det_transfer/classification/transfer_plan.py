@@ -33,11 +33,11 @@ from .class_splits import HALVES, ClassSplit, Halves, file_of, halves_of, keep_h
 from .data import ImageSet, read_images
 from .transfer import TREATMENTS, Treatment
 
-__all__ = ["DESCRIPTION", "SECTION", "Experiment", "TransferRun", "read_experiment"]
+__all__ = ["DESCRIPTION", "SECTION", "Experiment", "TransferRun", "expand", "read_experiment"]
 
 SECTION = "transferability"  # of a plan
 DESCRIPTION = "transferability.json"  # in the plan's folder
-SPLITS = "splits"  # folder there
+SPLITS, VIEWS = "splits", "views"  # folders there
 
 _REQUIRED = ("train", "test", "splits")
 _LISTS = ("layers", "treatments", "seeds", "directions", "extra", "shots")
@@ -137,6 +137,7 @@ class Experiment:
     splits: of the classes
     layers: names of all layers of the network, the classifier last
     runs: bases before what takes layers from them
+    cached: whether runs keep the views of their images, which those of one half and seed share
     """
 
     title: str
@@ -145,12 +146,14 @@ class Experiment:
     splits: tuple[ClassSplit, ...]
     layers: tuple[str, ...]
     runs: tuple[TransferRun, ...]
+    cached: bool = False
 
     def templates(self, folder: Path) -> dict[str, Any]:
         """The runs as a plan's ``runs`` has them."""
+        common = {"MODEL.CLASSIFIER.CACHE_FOLDER": str(folder / VIEWS)} if self.cached else {}
         return {
             run.name: {
-                "options": run.options(folder, self.train, self.test),
+                "options": {**common, **run.options(folder, self.train, self.test)},
                 "seeds": [],
                 "grid": {},
                 "needs": [run.base.name] if run.base else [],
@@ -232,7 +235,9 @@ def read_experiment(section: Any, plan: Mapping[str, Any], stem: str = "") -> Ex
         read_split(name, {k: v for k, v in content.items() if k != "treatments"})
         for name, content in section["splits"].items()
     )
-    layers = tuple(_layers(plan))
+    words = [word for pair in (plan.get("options") or {}).items() for word in pair]
+    cfg = load_config(plan.get("config"), words).cfg
+    layers = tuple(layer_names(cfg))
     depths = section.get("layers") or list(range(1, len(layers)))
     raise_all(_depth_problems(depths, layers))
     runs = _runs({**section, "layers": depths}, len(layers))
@@ -243,12 +248,13 @@ def read_experiment(section: Any, plan: Mapping[str, Any], stem: str = "") -> Ex
         splits,
         layers,
         tuple(dict.fromkeys(runs)),
+        cfg.MODEL.CLASSIFIER.CACHE,
     )
 
 
-def _layers(plan: Mapping[str, Any]) -> list[str]:
-    words = [word for pair in (plan.get("options") or {}).items() for word in pair]
-    return layer_names(load_config(plan.get("config"), words).cfg)
+def expand(section: Any, plan: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The section's runs, for :func:`det_transfer.engine.plan.read_plan`."""
+    return read_experiment(section, plan).templates(folder)
 
 
 def _depth_problems(depths: Sequence[int], layers: Sequence[str]) -> Iterator[str]:

@@ -149,20 +149,27 @@ def _vgg16() -> Trunk:
     return PlainTrunk(make_layers(vgg_plans["D"]), 512, 7, names)
 
 
-def _compact(width: int, stride: int) -> Trunk:
-    """AlexNet's five convolutions for images of 32 to 64 px; pool5 is 4 x 4."""
+def _compact(width: int, stride: int, norm: bool = False) -> Trunk:
+    """AlexNet's five convolutions for images of 32 to 64 px; pool5 is 4 x 4.
+
+    Args:
+        norm: a batch norm behind each convolution, which then has no bias
+    """
     plan = [(3, width, 5, stride, 2), (width, 2 * width, 3, 1, 1), (2 * width, 4 * width, 3, 1, 1)]
     plan += [(4 * width, 4 * width, 3, 1, 1), (4 * width, 3 * width, 3, 1, 1)]
     layers: list[nn.Module] = []
     for number, (*channels, kernel, step, padding) in enumerate(plan, start=1):
-        layers += [nn.Conv2d(*channels, kernel, step, padding), nn.ReLU(inplace=True)]
+        layers.append(nn.Conv2d(*channels, kernel, step, padding, bias=not norm))
+        layers += [nn.BatchNorm2d(channels[1])] if norm else []
+        layers.append(nn.ReLU(inplace=True))
         if number in (1, 2, 5):
             layers.append(nn.MaxPool2d(2))
     trunk = PlainTrunk(nn.Sequential(*layers), 3 * width, 4, _numbered(5))
     for module in trunk.features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return trunk
 
 

@@ -45,6 +45,8 @@ def add_classification_config(cfg: CfgNode) -> None:
     # int: channels of the compact network's first convolution; the others follow. int: its stride.
     cfg.MODEL.CLASSIFIER.COMPACT_WIDTH = 32
     cfg.MODEL.CLASSIFIER.COMPACT_STRIDE = 2
+    # bool: a batch norm behind each of its convolutions.
+    cfg.MODEL.CLASSIFIER.COMPACT_NORM = False
     # float, list[str]: rate of dropout, and the activations that it acts on wherever they are read.
     # Source: Caffe's AlexNet has it behind FC6 and FC7; torchvision's on pool5 and FC6.
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.5
@@ -75,6 +77,9 @@ def add_classification_config(cfg: CfgNode) -> None:
     # INPUT.VIEW.FIXED views of each image, and train on that. Where all is trained the views
     # themselves are kept.
     cfg.MODEL.CLASSIFIER.CACHE = False
+    # str: folder where CACHE keeps the views for other runs with the same images, INPUT and SEED,
+    # which then need not read and draw them again; the images must stay as they are. "": none.
+    cfg.MODEL.CLASSIFIER.CACHE_FOLDER = ""
     # int: every so many iterations metrics.json gets the norm of each layer's activation and the
     # size of its update, see det_transfer.classification.pace. 0: never.
     cfg.MODEL.CLASSIFIER.PACE_PERIOD = 0
@@ -192,6 +197,8 @@ def classification_problems(cfg: CfgNode) -> Iterator[str]:
         yield "MODEL.TIMM.NAME is empty; MODEL.CLASSIFIER.NETWORK 'timm' needs it, e.g. resnet18"
     if classifier.CACHE and not view.FIXED:
         yield "MODEL.CLASSIFIER.CACHE needs INPUT.VIEW.FIXED, the number of views of an image"
+    if classifier.CACHE_FOLDER and not classifier.CACHE:
+        yield "MODEL.CLASSIFIER.CACHE_FOLDER needs MODEL.CLASSIFIER.CACHE True"
     if classifier.PACE_PERIOD < 0:
         yield f"MODEL.CLASSIFIER.PACE_PERIOD is {classifier.PACE_PERIOD}; it must be >= 0"
     if classifier.DISTILL_WEIGHT < 0 or classifier.DISTILL_TEMPERATURE <= 0:

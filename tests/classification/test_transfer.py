@@ -262,3 +262,28 @@ def test_caffenet_is_caffes():
     assert all(abs(conv.weight.std().item() - 0.01) < 1e-3 for conv in convs)
     kinds = [type(m).__name__ for m in trunk.features][:4]
     assert kinds == ["Conv2d", "ReLU", "MaxPool2d", "LocalResponseNorm"]
+
+
+# Views that runs share ------------------------------------------------------------------------
+
+
+def test_kept_views_give_the_same_run_and_are_drawn_once(train, base, monkeypatch, tmp_path):
+    _, weights = base
+    cached = ["MODEL.CLASSIFIER.CACHE", True, "INPUT.VIEW.FIXED", 2, *SHORT]
+    kept = [*cached, "MODEL.CLASSIFIER.CACHE_FOLDER", tmp_path / "views"]
+    runs = {
+        "tuned": [*weights, *up_to(3)],  # keeps the views themselves
+        "frozen": [*weights, *up_to(5, *FROZEN)],  # and pool5
+    }
+    plain = {name: network(train(*options, *cached, output=name)) for name, options in runs.items()}
+    train(*up_to(0), *kept, output="writes")
+    assert len(list((tmp_path / "views").iterdir())) == 1
+    from det_transfer.classification.data import ImageSet
+
+    def nothing(self, index):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(ImageSet, "image", nothing)
+    for name, options in runs.items():
+        found = network(train(*options, *kept, output=f"kept_{name}")).state_dict()
+        assert all(torch.equal(found[k], v) for k, v in plain[name].state_dict().items()), name

@@ -110,9 +110,11 @@ class ClassifierCheckpointer(TransferCheckpointer):
             if name.startswith("layers.") and name not in found and name not in self.model.new
         ]
         if lacking:
+            words = "MODEL.CLASSIFIER.SCOPE freezes at random; train it, e.g. with SCOPE FC6-New"
+            if Transfer.from_config(self._cfg):
+                words = "MODEL.TRANSFER.UP_TO copies; copy fewer layers"
             raise UserError(
-                f"{weights.origin} has no weights for {', '.join(lacking[:2])}, which "
-                "MODEL.CLASSIFIER.SCOPE freezes at random; train it, e.g. with SCOPE FC6-New"
+                f"{weights.origin} has no weights for {', '.join(lacking[:2])}, which {words}"
             )
 
     @torch.no_grad()

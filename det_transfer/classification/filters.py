@@ -7,7 +7,7 @@ from detectron2.engine import HookBase
 from torch import nn
 
 from ..errors import UserError
-from ..run_folder import replacing
+from ..run_folder import filters_file, replacing
 
 __all__ = ["FirstFilters", "first_convolution"]
 
@@ -31,12 +31,12 @@ class FirstFilters(HookBase):
 
     Args:
         trunk: whose first convolution it is
-        path: of the file
+        folder: of the run
         bgr: whether the network reads BGR
     """
 
-    def __init__(self, trunk: nn.Module, path: str | Path, *, bgr: bool = False):
-        self._filters, self._path, self._bgr = first_convolution(trunk), Path(path), bgr
+    def __init__(self, trunk: nn.Module, folder: str | Path, *, bgr: bool = False):
+        self._filters, self._path, self._bgr = first_convolution(trunk), filters_file(folder), bgr
 
     def before_train(self) -> None:
         if self.trainer.start_iter == 0 or not self._path.is_file():

@@ -120,11 +120,8 @@ class ClassificationTrainer(TransferTrainer):
         if period:
             result.insert(result.index(self.record), Pace(self.checkpointer.model, period))
         if self.cfg.MODEL.TRANSFER.UP_TO == 0 and comm.is_main_process():
-            trunk, path = (
-                self.checkpointer.model.backbone,
-                run_folder.filters_file(self.cfg.OUTPUT_DIR),
-            )
-            result.append(FirstFilters(trunk, path, bgr=self.cfg.INPUT.FORMAT == "BGR"))
+            trunk, bgr = self.checkpointer.model.backbone, self.cfg.INPUT.FORMAT == "BGR"
+            result.append(FirstFilters(trunk, self.cfg.OUTPUT_DIR, bgr=bgr))
         old = self._old_test_sets()
         if old:
             result.insert(result.index(self.record), Forgetting(self.record, old))
@@ -149,6 +146,7 @@ class ClassificationTrainer(TransferTrainer):
         if not any(p.requires_grad for p in model.parameters()):
             logger.info("All is frozen: nothing is trained, and the network is evaluated as it is")
             self.start_iter = self.max_iter
+            return
         if options.DISTILL_WEIGHT:
             model.teacher = Teacher(self.cfg)
         if options.CACHE:

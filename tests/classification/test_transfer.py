@@ -187,6 +187,30 @@ def test_stages_of_a_timm_network(build, train, tmp_path):
     assert [name for name in names if equal(before[name], after[name])] == names[:2]
 
 
+def test_layers_of_weights_that_others_have_trained(build, tmp_path):
+    """As torchvision's AlexNet: no checkpoint of ours."""
+    from det_transfer.classification.trunks import build_trunk
+
+    torch.manual_seed(0)
+    state = build_trunk("alexnet", {}).state_dict()  # has torchvision's names
+    torch.save(state, tmp_path / "alexnet.pth")
+    net = [
+        "MODEL.CLASSIFIER.NETWORK",
+        "alexnet",
+        "MODEL.CLASSIFIER.FC",
+        "[8]",
+        "MODEL.WEIGHTS",
+        tmp_path / "alexnet.pth",
+    ]
+    features = network(build(*net, *up_to(3, *FROZEN))).backbone.features.state_dict()
+    copied = ("0.", "3.", "6.")  # conv1 to conv3
+    for name, tensor in features.items():
+        if name.endswith("weight"):
+            assert torch.equal(tensor, state[f"features.{name}"]) == name.startswith(copied)
+    with pytest.raises(UserError, match=r"MODEL\.TRANSFER\.UP_TO copies; copy fewer layers"):
+        build(*net, *up_to(6, *FROZEN), output="six")
+
+
 # Mistakes ----------------------------------------------------------------------------------------
 
 

@@ -203,6 +203,7 @@ def test_an_experiment_from_its_plan(plan, tool, tmp_path, capsys):
     assert (folder / "r_baseB_s0" / "run.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_forked_run_is_a_spawned_one_to_the_bit(plan, tool, tmp_path):
     path = plan(layers=[3], directions=["A"], treatments=["BnB"])
     for how in ("fork", "spawn"):

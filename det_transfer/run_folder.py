@@ -39,6 +39,7 @@ __all__ = [
     "TRAIN_CLASSES",
     "PredictionWriter",
     "eval_folder",
+    "filters_file",
     "flat_metrics",
     "prediction_parts",
     "read_json",
@@ -69,6 +70,14 @@ def eval_folder(run: str | os.PathLike, dataset: str) -> Path:
 def subset_file(run: str | os.PathLike) -> Path:
     """What says which images the run is trained on; only where they are a choice."""
     return Path(run) / "train_subset.json"
+
+
+def filters_file(run: str | os.PathLike) -> Path:
+    """The first layer's filters of a base of a transferability experiment.
+
+    ``initial`` and ``trained``, (N, 3, h, w) float32 in RGB.
+    """
+    return Path(run) / "filters.npz"
 
 
 def write_train_classes(

@@ -13,6 +13,7 @@ Exit codes: 0 all is finished, 1 a run has failed, 2 a mistake in the plan.
 import argparse
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from tabulate import tabulate
@@ -23,6 +24,7 @@ from det_transfer.engine.plan import (
     LocalSlots,
     Plan,
     RunState,
+    Slots,
     Status,
     carry_out,
     look_at,
@@ -71,7 +73,15 @@ def table(plan: Plan, states: dict[str, RunState]) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    plan = read_plan(args.plan, args.output)
+    show_or_run(read_plan(args.plan, args.output), args, local_slots)
+
+
+def local_slots(lock: int) -> Slots:
+    return LocalSlots(torch.cuda.device_count(), lock)
+
+
+def show_or_run(plan: Plan, args: argparse.Namespace, make_slots: Callable[[int], Slots]) -> None:
+    """Do what the flags say; `make_slots` gets the descriptor of the lock on the plan's folder."""
     for name in orphans(plan):
         print(f"{plan.output}/{name} is not in the plan (any more); it is left alone")
     plan = plan.only(args.only) if args.only else plan
@@ -88,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
 
             slots = RaySlots(args.ray)
         else:
-            slots = LocalSlots(torch.cuda.device_count(), lock)
+            slots = make_slots(lock)
         progress = Progress(plan)
         try:
             states = carry_out(
@@ -108,9 +118,7 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def parse_args(
-    argv: list[str] | None = None, description: str | None = __doc__
-) -> argparse.Namespace:
+def argument_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,7 +128,13 @@ def parse_args(
     parser.add_argument("--dry-run", action="store_true", help="show the runs and start none")
     parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, or host:port")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_args(
+    argv: list[str] | None = None, description: str | None = __doc__
+) -> argparse.Namespace:
+    return argument_parser(description).parse_args(argv)
 
 
 if __name__ == "__main__":

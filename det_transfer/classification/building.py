@@ -1,5 +1,6 @@
 """From config and checkpoint to a classifier: as it was, or with what this run adds."""
 
+import contextlib
 import logging
 import os
 from dataclasses import replace
@@ -9,15 +10,18 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
 from ..errors import UserError
-from ..reuse import read_checkpoint
+from ..reuse import freeze, read_checkpoint
+from ..stream import seeded
 from .architecture import Architecture
 from .classifier import ImageClassifier
 from .data import Tasks
 from .growth import Growth, check_memory, fill_new
 from .scopes import apply_scope
-from .trunks import WIDTHS, build_trunk
+from .transfer import CLASSIFIER, Transfer, check_layers, cut
+from .trunks import FIRST_WEIGHTS, WIDTHS, build_trunk
 
 __all__ = [
     "DESCRIPTION",
@@ -26,6 +30,8 @@ __all__ = [
     "check_classes",
     "describe",
     "grow_model",
+    "layer_names",
+    "source_of_transfer",
 ]
 
 logger = logging.getLogger(__name__)
@@ -55,6 +61,8 @@ def build_classifier(cfg: CfgNode) -> ImageClassifier:
     last = _last_checkpoint(cfg.OUTPUT_DIR)
     if last:
         return _scoped(build_described(cfg, last), cfg, tasks)
+    if Transfer.from_config(cfg):
+        return _scoped(_new_model(cfg, _only_task(cfg, tasks)), cfg, tasks)
     base = _base(cfg, tasks)
     model = _new_model(cfg, base)
     growth = Growth.from_config(cfg)
@@ -95,6 +103,39 @@ def build_described(cfg: CfgNode, source: str) -> ImageClassifier:
     return model
 
 
+def source_of_transfer(cfg: CfgNode) -> ImageClassifier:
+    """The classifier that MODEL.TRANSFER copies layers from, still without its weights.
+
+    What is copied of it is frozen, and its whole trunk: none of that may lack weights.
+    """
+    source, transfer = cfg.MODEL.WEIGHTS, Transfer.from_config(cfg)
+    found = describe(source)
+    if found is None:
+        model = _new_model(cfg, _plain(cfg))
+    else:
+        model = build_described(cfg, source)
+        model.new = set()
+    layers = cut(model, transfer.layers)
+    copied = list(layers)[: transfer.up_to + transfer.extra]
+    if found and CLASSIFIER in copied:
+        check_classes(found, Tasks(cfg), source)
+    for module in (model.backbone, *(m for name in copied for m in layers[name])):
+        freeze(module)
+    return model
+
+
+def layer_names(cfg: CfgNode) -> list[str]:
+    """The layers that MODEL.TRANSFER counts, from below.
+
+    Raises:
+        UserError: LAYERS names one that the network lacks
+    """
+    net = _plain(cfg)
+    with torch.device("meta"):  # only its names are asked for
+        known = build_trunk(net.network, dict(net.options)).named_layers()
+    return check_layers(cfg.MODEL.TRANSFER.LAYERS, [*known, *net.layers, CLASSIFIER])
+
+
 def check_classes(found: dict[str, Any], tasks: Tasks, source: str) -> None:
     """Refuse a checkpoint whose classifier of a task has other classes than the data.
 
@@ -133,7 +174,11 @@ def _scoped(model: ImageClassifier, cfg: CfgNode, tasks: Tasks) -> ImageClassifi
     if cfg.MODEL.CLASSIFIER.DISTILL_WEIGHT:  # old classifiers follow the layers below them
         model.training_tasks = tuple(model.classifiers)
     model.to(torch.device(cfg.MODEL.DEVICE))
-    apply_scope(model, cfg.MODEL.CLASSIFIER.SCOPE, dropout=cfg.MODEL.REUSE.DROPOUT)
+    transfer, dropout = Transfer.from_config(cfg), cfg.MODEL.REUSE.DROPOUT
+    if transfer:
+        transfer.apply(model, dropout=dropout)
+    else:
+        apply_scope(model, cfg.MODEL.CLASSIFIER.SCOPE, dropout=dropout)
     return model
 
 
@@ -152,20 +197,37 @@ def _rewire(model: ImageClassifier, target: Architecture, cfg: CfgNode) -> list[
 
 
 def _new_model(cfg: CfgNode, net: Architecture) -> ImageClassifier:
-    model = ImageClassifier(net, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
+    seed, transfer = max(cfg.SEED, 0), Transfer.from_config(cfg)
+    drawing: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if transfer:
+        seed = transfer.first_seed(seed)
+        drawing = seeded(seed)  # of the trunk, which draws from torch's global generator
+    with drawing:
+        model = ImageClassifier(net, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
     model.test_blocks = cfg.MODEL.CLASSIFIER.TEST_BLOCKS
     names = [name for name, _ in model.named_parameters()]
-    fill_new(model, names, max(cfg.SEED, 0), classifier_std=cfg.MODEL.CLASSIFIER.INIT_STD)
+    std, bias = FIRST_WEIGHTS.get(net.network, (0.0, 0.0))
+    fill_new(model, names, seed, std=std, classifier_std=cfg.MODEL.CLASSIFIER.INIT_STD)
+    for layer in model.layers.values():
+        nn.init.constant_(layer.bias, bias)
     return model
+
+
+def _only_task(cfg: CfgNode, tasks: Tasks) -> Architecture:
+    """The plain network with a classifier of what is trained."""
+    net = _plain(cfg)
+    for task, classes in tasks.sizes().items():
+        net = net.with_task(task, classes)
+    return net
 
 
 def _base(cfg: CfgNode, tasks: Tasks) -> Architecture:
     """The network that a run begins with: its checkpoint's, or the plain one of the config."""
     options = cfg.MODEL.CLASSIFIER
     found = describe(cfg.MODEL.WEIGHTS)
-    dropout = {"dropout": options.DROPOUT, "dropped": tuple(options.DROPPED)}
+    dropout = _dropout(cfg)
     if found is None:
-        net = _plain(cfg, dropout)
+        net = _plain(cfg)
         task = options.WEIGHTS_TASK
         return net.with_task(task, tasks.sizes()[task]) if task in tasks.sizes() else net
     net = Architecture.from_dict(found["architecture"])
@@ -187,12 +249,18 @@ def _base(cfg: CfgNode, tasks: Tasks) -> Architecture:
     )
 
 
-def _plain(cfg: CfgNode, dropout: dict[str, Any]) -> Architecture:
+def _plain(cfg: CfgNode) -> Architecture:
     options = cfg.MODEL.CLASSIFIER
+    dropout = _dropout(cfg)
     with torch.device("meta"):  # only its width is asked for
         width = build_trunk(options.NETWORK, _options(cfg)).width
     widths = options.FC if list(options.FC) != [-1] else WIDTHS[options.NETWORK]
     return Architecture.plain(options.NETWORK, _options(cfg), width, widths, **dropout)
+
+
+def _dropout(cfg: CfgNode) -> dict[str, Any]:
+    options = cfg.MODEL.CLASSIFIER
+    return {"dropout": options.DROPOUT, "dropped": tuple(options.DROPPED)}
 
 
 def _options(cfg: CfgNode) -> dict[str, Any]:
@@ -201,7 +269,8 @@ def _options(cfg: CfgNode) -> dict[str, Any]:
     if options.NETWORK == "timm":
         return {"name": cfg.MODEL.TIMM.NAME}
     if options.NETWORK == "compact_alexnet":
-        return {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE}
+        norm = {"norm": True} if options.COMPACT_NORM else {}  # older checkpoints do not name it
+        return {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE, **norm}
     return {}
 
 

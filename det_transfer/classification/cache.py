@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ..stream import TrainLoader, as_list
 from .architecture import POOL5
 from .classifier import IMAGE, FeatureBatch, ImageClassifier
 from .growth import free_memory
+from .views import read_views, write_views
 
 __all__ = ["CachedLoader", "constant_activations", "needed_activations"]
 
@@ -96,6 +98,7 @@ class CachedLoader:
         model: with its weights; what is below its first trained or random layer is computed now
         others: see :func:`needed_activations`
         batch_size: images at a time
+        views: file that keeps the views for other runs, see :mod:`.views`; None: none does
 
     Raises:
         UserError: they do not fit into memory
@@ -107,6 +110,7 @@ class CachedLoader:
         model: ImageClassifier,
         *others: ImageClassifier,
         batch_size: int = 50,
+        views: Path | None = None,
     ):
         self.dataset, self.batches = loader.dataset, loader.batches
         self.num_workers = loader.num_workers
@@ -114,7 +118,7 @@ class CachedLoader:
         self.names = needed_activations(model, constant, *others)
         if not self.names:  # all is trained: what can be spared is reading and drawing views
             self.names = [IMAGE]
-        self._table = self._compute(model, batch_size)
+        self._table = self._compute(model, batch_size, views)
 
     def start_at(self, iteration: int) -> None:
         self.batches.start = iteration
@@ -153,28 +157,41 @@ class CachedLoader:
         activations = model.activations(batch)
         return {name: activations[name] for name in self.names}
 
-    @torch.no_grad()
-    def _compute(self, model: ImageClassifier, batch_size: int) -> _Table:
-        images = len(self.dataset)
-        keys = [(v * images, i) for v in range(self.dataset.views) for i in range(images)]
-        loader = DataLoader(
+    def _samples(
+        self, keys: list[tuple[int, int]], batch_size: int, views: Path | None
+    ) -> Iterable[list[dict]]:
+        """All views in batches, drawn or as they were kept."""
+        if views and views.is_file():
+            return read_views(views, self.dataset.dicts, batch_size)
+        drawn = DataLoader(
             self.dataset,
             batch_sampler=BatchSampler(keys, batch_size, drop_last=False),
             num_workers=self.num_workers,
             collate_fn=as_list,
             generator=torch.Generator(),
         )
+        if not views:
+            return drawn
+        write_views(views, drawn)
+        return read_views(views, self.dataset.dicts, batch_size)
+
+    @torch.no_grad()
+    def _compute(self, model: ImageClassifier, batch_size: int, views: Path | None) -> _Table:
+        images = len(self.dataset)
+        keys = [(v * images, i) for v in range(self.dataset.views) for i in range(images)]
+        batches = self._samples(keys, batch_size, views)
         found: dict[str, Tensor] = {}
         samples: list[dict] = []
         was_training = model.training
         model.eval()
-        for batch in tqdm(loader, "caching", unit="batch", disable=None):
+        for batch in tqdm(batches, "caching", unit="batch", disable=None):
             rows = slice(len(samples), len(samples) + len(batch))
             for name, values in self._values(model, batch).items():
                 if name not in found:
                     found[name] = self._empty(len(keys), name, values)
                 found[name][rows] = values
-            samples += [{k: v for k, v in sample.items() if k != "image"} for sample in batch]
+            hidden = ("image", "images")
+            samples += [{k: v for k, v in sample.items() if k not in hidden} for sample in batch]
         model.train(was_training)
         labels = torch.tensor([sample["label"] for sample in samples])
         logger.info(

@@ -4,13 +4,15 @@ import logging
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import nn
 
 from ..engine.checkpoint import TransferCheckpointer
 from ..errors import UserError
 from ..reuse import Weights, frozen_tensors, is_frozen
-from .building import DESCRIPTION
+from .building import DESCRIPTION, source_of_transfer
 from .classifier import ImageClassifier
+from .transfer import Transfer
 
 __all__ = ["ClassifierCheckpointer"]
 
@@ -32,6 +34,26 @@ class ClassifierCheckpointer(TransferCheckpointer):
     """
 
     model: ImageClassifier
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode, **checkpointables):
+        super().__init__(model, save_dir, cfg=cfg, **checkpointables)
+        self._cfg = cfg
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As its base; with MODEL.TRANSFER only the layers that it names are taken."""
+        transfer = Transfer.from_config(self._cfg)
+        if transfer is None or not path or (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=resume)
+        source = source_of_transfer(self._cfg)
+        reader = ClassifierCheckpointer(source, cfg=self._cfg)
+        if source.classifiers:
+            reader.load_detector(path)
+        else:  # weights of others, without a description
+            reader.load(path, checkpointables=[])
+        names = transfer.copy(source, self.model, path)
+        self.origin, self._frozen_entry, self._frozen_origin = path, None, path
+        logger.info("Copied %s from %s; the rest is drawn anew", ", ".join(names), path)
+        return {}
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         model = self.model
@@ -88,9 +110,11 @@ class ClassifierCheckpointer(TransferCheckpointer):
             if name.startswith("layers.") and name not in found and name not in self.model.new
         ]
         if lacking:
+            words = "MODEL.CLASSIFIER.SCOPE freezes at random; train it, e.g. with SCOPE FC6-New"
+            if Transfer.from_config(self._cfg):
+                words = "MODEL.TRANSFER.UP_TO copies; copy fewer layers"
             raise UserError(
-                f"{weights.origin} has no weights for {', '.join(lacking[:2])}, which "
-                "MODEL.CLASSIFIER.SCOPE freezes at random; train it, e.g. with SCOPE FC6-New"
+                f"{weights.origin} has no weights for {', '.join(lacking[:2])}, which {words}"
             )
 
     @torch.no_grad()

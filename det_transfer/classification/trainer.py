@@ -24,9 +24,11 @@ from .classifier import ImageClassifier
 from .data import Tasks, build_test_loader, build_train_loader, check_tasks, noise_of
 from .distillation import Teacher
 from .evaluator import ClassificationEvaluator
+from .filters import FirstFilters
 from .forgetting import Forgetting
 from .growth import Growth, copy_units
 from .pace import Pace
+from .views import views_file
 
 __all__ = ["ClassificationTrainer", "GrowNetwork", "prepare"]
 
@@ -74,6 +76,8 @@ class ClassificationTrainer(TransferTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: ImageClassifier) -> torch.optim.Optimizer:
         """New parameters at NEW_LR times the rate; the scales as MODEL.GROWTH says."""
+        if not any(p.requires_grad for p in model.parameters()):
+            return torch.optim.SGD([{"params": []}], lr=cfg.SOLVER.BASE_LR)
         factor, growth = cfg.MODEL.CLASSIFIER.NEW_LR, cfg.MODEL.GROWTH
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         parts = {part: trained & set(names) for part, names in model.parts().items()}
@@ -119,6 +123,9 @@ class ClassificationTrainer(TransferTrainer):
         period = self.cfg.MODEL.CLASSIFIER.PACE_PERIOD
         if period:
             result.insert(result.index(self.record), Pace(self.checkpointer.model, period))
+        if self.cfg.MODEL.TRANSFER.UP_TO == 0 and comm.is_main_process():
+            trunk, bgr = self.checkpointer.model.backbone, self.cfg.INPUT.FORMAT == "BGR"
+            result.append(FirstFilters(trunk, self.cfg.OUTPUT_DIR, bgr=bgr))
         old = self._old_test_sets()
         if old:
             result.insert(result.index(self.record), Forgetting(self.record, old))
@@ -140,6 +147,10 @@ class ClassificationTrainer(TransferTrainer):
             # Only now are there weights to copy.
             copy_units(self.checkpointer.model, growth.noise, max(self.cfg.SEED, 0))
         options, model = self.cfg.MODEL.CLASSIFIER, self.checkpointer.model
+        if not any(p.requires_grad for p in model.parameters()):
+            logger.info("All is frozen: nothing is trained, and the network is evaluated as it is")
+            self.start_iter = self.max_iter
+            return
         if options.DISTILL_WEIGHT:
             model.teacher = Teacher(self.cfg)
         if options.CACHE:
@@ -148,8 +159,11 @@ class ClassificationTrainer(TransferTrainer):
     def _cache(self, model: ImageClassifier) -> None:
         """Exchange the loader for one of activations, now that the weights are there."""
         teachers = [model.teacher.model] if model.teacher else []
-        batch = self.cfg.MODEL.CLASSIFIER.TEST_BATCH
-        loader = CachedLoader(self.data_loader, model, *teachers, batch_size=batch)
+        options = self.cfg.MODEL.CLASSIFIER
+        folder, dataset = options.CACHE_FOLDER, self.data_loader.dataset
+        views = views_file(folder, self.cfg, dataset) if folder else None
+        batch = options.TEST_BATCH
+        loader = CachedLoader(self.data_loader, model, *teachers, batch_size=batch, views=views)
         loader.start_at(self.start_iter)
         self._trainer.data_loader = loader
 

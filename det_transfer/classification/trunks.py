@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest
 from ..reuse.plain import PLAIN, Plain
 
-__all__ = ["TRUNKS", "WIDTHS", "Trunk", "build_trunk"]
+__all__ = ["FIRST_WEIGHTS", "TRUNKS", "WIDTHS", "Trunk", "build_trunk"]
 
 
 class Trunk(nn.Module):
@@ -121,9 +121,13 @@ TRUNKS: dict[str, Callable[..., Trunk]] = {
 WIDTHS: dict[str, tuple[int, ...]] = {
     "alexnet": (4096, 4096),
     "vgg16": (4096, 4096),
+    "caffenet": (4096, 4096),
     "compact_alexnet": (512, 512),
     "timm": (),
 }
+# Standard deviation and bias of FC6, FC7 where the network's authors name them; else He's and 0.
+# Source: BVLC/caffe, models/bvlc_reference_caffenet/train_val.prototxt.
+FIRST_WEIGHTS: dict[str, tuple[float, float]] = {"caffenet": (0.005, 1.0)}
 
 
 def build_trunk(network: str, options: dict[str, Any]) -> Trunk:

@@ -40,15 +40,18 @@ def add_classification_config(cfg: CfgNode) -> None:
 
     # -- The network: a trunk to pool5, fully connected layers FC6, FC7, and a classifier a task
     cfg.MODEL.CLASSIFIER = CfgNode()
-    # str: "alexnet" or "vgg16" (torchvision's), "compact_alexnet" (for 32 to 64 px), or "timm"
-    # (MODEL.TIMM.NAME, through its head: features after pooling are pool5).
+    # str: "alexnet" or "vgg16" (torchvision's), "caffenet" (Caffe's AlexNet, with groups and local
+    # response norms, for 227 px), "compact_alexnet" (for 32 to 64 px), or "timm" (MODEL.TIMM.NAME,
+    # through its head: features after pooling are pool5).
     cfg.MODEL.CLASSIFIER.NETWORK = "alexnet"
-    # list[int]: units of FC6, FC7, ... [-1]: the network's own (4096, 4096 of AlexNet and VGG16;
-    # 512, 512 of the compact one; none of timm's).
+    # list[int]: units of FC6, FC7, ... [-1]: the network's own (4096, 4096 of AlexNet, CaffeNet and
+    # VGG16; 512, 512 of the compact one; none of timm's).
     cfg.MODEL.CLASSIFIER.FC = [-1]
     # int: channels of the compact network's first convolution; the others follow. int: its stride.
     cfg.MODEL.CLASSIFIER.COMPACT_WIDTH = 32
     cfg.MODEL.CLASSIFIER.COMPACT_STRIDE = 2
+    # bool: a batch norm behind each of its convolutions.
+    cfg.MODEL.CLASSIFIER.COMPACT_NORM = False
     # float, list[str]: rate of dropout, and the activations that it acts on wherever they are read.
     # Source: Caffe's AlexNet has it behind FC6 and FC7; torchvision's on pool5 and FC6.
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.5
@@ -79,6 +82,9 @@ def add_classification_config(cfg: CfgNode) -> None:
     # INPUT.VIEW.FIXED views of each image, and train on that. Where all is trained the views
     # themselves are kept.
     cfg.MODEL.CLASSIFIER.CACHE = False
+    # str: folder where CACHE keeps the views for other runs with the same images, INPUT and SEED,
+    # which then need not read and draw them again; the images must stay as they are. "": none.
+    cfg.MODEL.CLASSIFIER.CACHE_FOLDER = ""
     # int: every so many iterations metrics.json gets the norm of each layer's activation and the
     # size of its update, see det_transfer.classification.pace. 0: never.
     cfg.MODEL.CLASSIFIER.PACE_PERIOD = 0
@@ -87,6 +93,22 @@ def add_classification_config(cfg: CfgNode) -> None:
     # 1 and temperature 2: their section 3 and 4.
     cfg.MODEL.CLASSIFIER.DISTILL_WEIGHT = 0.0
     cfg.MODEL.CLASSIFIER.DISTILL_TEMPERATURE = 2.0
+
+    # -- The first n layers of another network, see det_transfer.classification.transfer and
+    # docs/transferability.md. Source: Yosinski et al. 2014.
+    cfg.MODEL.TRANSFER = CfgNode()
+    # int: so many layers are copied from MODEL.WEIGHTS (without weights: stay random), what is
+    # above is drawn anew. 0: a base, which keeps its first layer's filters. -1: no such experiment.
+    cfg.MODEL.TRANSFER.UP_TO = -1
+    # bool: the copied layers are frozen, with dropout as MODEL.REUSE.DROPOUT says ("kept" in the
+    # paper); else they are trained at the same rate as the others.
+    cfg.MODEL.TRANSFER.FROZEN = False
+    # int: so many layers more are copied and trained, above those that are frozen. Source:
+    # yosinski/convnet_transfer, an experiment that the paper does not have.
+    cfg.MODEL.TRANSFER.EXTRA = 0
+    # list[str]: names of the layers that are counted, in their order, e.g. ["conv2", "conv5",
+    # "FC7"]: the first then is conv1 and conv2. Empty: all of the network, the classifier last.
+    cfg.MODEL.TRANSFER.LAYERS = []
 
     # -- Growing it. Source of sizes and wiring: Growing a Brain, figure 2 and table 2.
     cfg.MODEL.GROWTH = CfgNode()
@@ -133,7 +155,13 @@ GROWTH_SIZES = {
 
 CHOICES = {
     "INPUT.VIEW.CROP_KIND": ("fixed", "scaled"),
-    "MODEL.CLASSIFIER.NETWORK": ("alexnet", "vgg16", "compact_alexnet", "timm"),
+    "MODEL.CLASSIFIER.NETWORK": (
+        "alexnet",
+        "vgg16",
+        "caffenet",
+        "compact_alexnet",
+        "timm",
+    ),
     "MODEL.GROWTH.KIND": ("", *GROWTH_SIZES),
     "MODEL.GROWTH.INIT": ("random", "copy"),
     "MODEL.GROWTH.DROPOUT": ("before", "after", "none"),
@@ -179,6 +207,8 @@ def classification_problems(cfg: CfgNode) -> Iterator[str]:
         yield "MODEL.TIMM.NAME is empty; MODEL.CLASSIFIER.NETWORK 'timm' needs it, e.g. resnet18"
     if classifier.CACHE and not view.FIXED:
         yield "MODEL.CLASSIFIER.CACHE needs INPUT.VIEW.FIXED, the number of views of an image"
+    if classifier.CACHE_FOLDER and not classifier.CACHE:
+        yield "MODEL.CLASSIFIER.CACHE_FOLDER needs MODEL.CLASSIFIER.CACHE True"
     if classifier.PACE_PERIOD < 0:
         yield f"MODEL.CLASSIFIER.PACE_PERIOD is {classifier.PACE_PERIOD}; it must be >= 0"
     if classifier.DISTILL_WEIGHT < 0 or classifier.DISTILL_TEMPERATURE <= 0:
@@ -189,6 +219,37 @@ def classification_problems(cfg: CfgNode) -> Iterator[str]:
             "whose tasks are kept"
         )
     yield from _growth_problems(cfg)
+    yield from _transfer_problems(cfg)
+
+
+def _transfer_problems(cfg: CfgNode) -> Iterator[str]:
+    transfer = cfg.MODEL.TRANSFER
+    if transfer.UP_TO < -1 or transfer.EXTRA < 0:
+        yield "MODEL.TRANSFER.UP_TO must be >= -1 and MODEL.TRANSFER.EXTRA >= 0"
+    if transfer.UP_TO < 0:
+        return
+    if transfer.EXTRA and not transfer.FROZEN:
+        yield (
+            f"MODEL.TRANSFER.EXTRA {transfer.EXTRA} is for FROZEN True: where all is trained, "
+            "UP_TO says how many layers are copied"
+        )
+    weights = cfg.MODEL.WEIGHTS
+    if weights and not transfer.UP_TO:
+        yield f"MODEL.TRANSFER.UP_TO 0 copies nothing, but MODEL.WEIGHTS names {weights}"
+    if not weights and transfer.UP_TO and (transfer.EXTRA or not transfer.FROZEN):
+        yield (
+            f"MODEL.TRANSFER.UP_TO {transfer.UP_TO} needs MODEL.WEIGHTS, the network whose layers "
+            "are copied; without, layers can only be FROZEN True at random, with EXTRA 0"
+        )
+    classifier = cfg.MODEL.CLASSIFIER
+    for key, value, default in (
+        ("MODEL.GROWTH.KIND", cfg.MODEL.GROWTH.KIND, ""),
+        ("MODEL.CLASSIFIER.SCOPE", classifier.SCOPE, "All"),
+        ("MODEL.CLASSIFIER.TASKS", list(classifier.TASKS), []),
+        ("MODEL.CLASSIFIER.DISTILL_WEIGHT", classifier.DISTILL_WEIGHT, 0.0),
+    ):
+        if value != default:
+            yield f"{key} {value!r} does not go with MODEL.TRANSFER.UP_TO {transfer.UP_TO}"
 
 
 def _growth_problems(cfg: CfgNode) -> Iterator[str]:

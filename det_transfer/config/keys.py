@@ -72,9 +72,10 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # list[str]: as MODEL.TIMM.OUT_FEATURES. AlexNet has res2 to res5, VGG16 res1 to res5, the
     # compact network as it stands res1 to res4; the coarsest is that of the last pooling.
     cfg.MODEL.PLAIN.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    # int, int: of "compact_alexnet", as MODEL.CLASSIFIER.COMPACT_WIDTH and COMPACT_STRIDE.
+    # int, int, bool: of "compact_alexnet", as the keys of MODEL.CLASSIFIER with these names.
     cfg.MODEL.PLAIN.COMPACT_WIDTH = 32
     cfg.MODEL.PLAIN.COMPACT_STRIDE = 2
+    cfg.MODEL.PLAIN.COMPACT_NORM = False
 
     # -- Heads: norm and activation ("relu" or "swish") where Detectron2 has none to choose. They
     #    need RPN.HEAD_NAME TransferRPNHead, ROI_BOX_HEAD.NAME TransferBoxHead and

@@ -42,6 +42,28 @@ def _alexnet() -> Plain:
     return Plain(nn.Sequential(*layers), 256, 6, _numbered(5))
 
 
+def _caffenet() -> Plain:
+    """Caffe's AlexNet, for images of 227 px: pools before norms, conv2, 4 and 5 in two groups.
+
+    Source: BVLC/caffe, models/bvlc_reference_caffenet/train_val.prototxt; weights of standard
+    deviation 0.01, biases 0 in conv1 and conv3 and 1 in the others (Yosinski et al.'s too).
+    """
+    # Inputs, outputs, kernel, stride, padding, groups, and the bias.
+    plan = [(3, 96, 11, 4, 0, 1, 0.0), (96, 256, 5, 1, 2, 2, 1.0), (256, 384, 3, 1, 1, 1, 0.0)]
+    plan += [(384, 384, 3, 1, 1, 2, 1.0), (384, 256, 3, 1, 1, 2, 1.0)]
+    layers: list[nn.Module] = []
+    for number, (inputs, outputs, kernel, step, padding, groups, bias) in enumerate(plan, start=1):
+        conv = nn.Conv2d(inputs, outputs, kernel, step, padding, groups=groups)
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.constant_(conv.bias, bias)
+        layers += [conv, nn.ReLU(inplace=True)]
+        if number in (1, 2, 5):
+            layers.append(nn.MaxPool2d(3, 2))
+        if number in (1, 2):
+            layers.append(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75))
+    return Plain(nn.Sequential(*layers), 256, 6, _numbered(5))
+
+
 def _vgg16() -> Plain:
     """Source: torchvision.models.vgg16 (Simonyan and Zisserman 2015, D)."""
     names, block, number = [], 1, 0
@@ -52,25 +74,29 @@ def _vgg16() -> Plain:
     return Plain(make_layers(vgg_plans["D"]), 512, 7, tuple(names))
 
 
-def _compact(width: int, stride: int) -> Plain:
+def _compact(width: int, stride: int, norm: bool = False) -> Plain:
     """AlexNet's five convolutions for images of 32 to 64 px; pool5 is 4 x 4.
 
     Args:
         width: channels of the first convolution; the others follow
         stride: of the first convolution
+        norm: a batch norm behind each convolution, which then has no bias
     """
     plan = [(3, width, 5, stride, 2), (width, 2 * width, 3, 1, 1), (2 * width, 4 * width, 3, 1, 1)]
     plan += [(4 * width, 4 * width, 3, 1, 1), (4 * width, 3 * width, 3, 1, 1)]
     layers: list[nn.Module] = []
     for number, (*channels, kernel, step, padding) in enumerate(plan, start=1):
-        layers += [nn.Conv2d(*channels, kernel, step, padding), nn.ReLU(inplace=True)]
+        layers.append(nn.Conv2d(*channels, kernel, step, padding, bias=not norm))
+        layers += [nn.BatchNorm2d(channels[1])] if norm else []
+        layers.append(nn.ReLU(inplace=True))
         if number in (1, 2, 5):
             layers.append(nn.MaxPool2d(2))
     features = nn.Sequential(*layers)
     for module in features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return Plain(features, 3 * width, 4, _numbered(5))
 
 
@@ -88,5 +114,6 @@ def _numbered(count: int) -> tuple[str, ...]:
 PLAIN: dict[str, Callable[..., Plain]] = {
     "alexnet": _alexnet,
     "vgg16": _vgg16,
+    "caffenet": _caffenet,
     "compact_alexnet": _compact,
 }

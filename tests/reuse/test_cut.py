@@ -75,7 +75,9 @@ def test_the_report_says_what_was_left():
     trunk, _, weights = given("resnet")
     report = load_trunk(trunk, weights, strict=False, stages=2)
     left = len(report.beyond)
-    assert f"{left} behind the cut (MODEL.REUSE.LOAD_STAGES) as initialised (net.layer2.0." in str(report)
+    assert f"{left} behind the cut (MODEL.REUSE.LOAD_STAGES) as initialised (net.layer2.0." in str(
+        report
+    )
     assert report.counts() == {
         "origin": "the file",
         "loaded": report.total,

@@ -2,7 +2,7 @@
 
 from .image_set import ImageSet
 from .loader import ClassificationMapper, build_test_loader, build_train_loader
-from .readers import READERS, read_images
+from .readers import READERS, chosen_classes, read_images
 from .tasks import Tasks, check_tasks, image_set, noise_of
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_tasks",
+    "chosen_classes",
     "image_set",
     "noise_of",
     "read_images",

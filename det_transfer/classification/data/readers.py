@@ -32,7 +32,7 @@ from ...errors import UserError, nearest
 from .archives import Archive
 from .image_set import ImageSet
 
-__all__ = ["READERS", "read_images"]
+__all__ = ["READERS", "chosen_classes", "read_images"]
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -52,13 +52,21 @@ def read_images(name: str, reader: str, path: str, split: str) -> ImageSet:
     split, _, choice = split.partition("@")
     found = READERS[reader](name, path, split)
     if choice:
-        found = found.of_classes(_chosen_classes(name, path, choice))
+        found = found.of_classes(chosen_classes(name, path, choice))
     if not len(found):
         raise UserError(f"dataset {name}: {path} {split} has no images")
     return found
 
 
-def _chosen_classes(name: str, path: str, choice: str) -> list[str]:
+def chosen_classes(name: str, path: str, choice: str) -> list[str]:
+    """The classes that ``file`` or ``file=word`` names, see above.
+
+    Args:
+        name, path: of the dataset
+
+    Raises:
+        UserError: the file is not there, or names none
+    """
     file, _, word = choice.partition("=")
     place = _place(name, path) if path else None
     rows = [_words(line) for line in _text(name, place, file).splitlines() if line.strip()]

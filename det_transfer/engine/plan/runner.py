@@ -16,7 +16,7 @@ from ..launch import USER_ERROR
 from .spec import Plan, PlannedRun
 from .state import RunState, Status, look_at, remember, write_tables
 
-__all__ = ["LocalSlots", "Outcome", "Slots", "carry_out", "execute"]
+__all__ = ["LocalSlots", "Outcome", "Slots", "carry_out", "execute", "last_words"]
 
 _CONSOLE = "console.txt"  # in a run folder: what the program said
 _LOCK = ".lock"  # in the plan's folder
@@ -47,14 +47,15 @@ class LocalSlots:
         gpus: how many there are
         lock: a file descriptor that the processes keep open, so that the plan's folder stays
             locked while one of them lives
+        each: how many processes at a time share the CPU, or a GPU
     """
 
-    def __init__(self, gpus: int = 0, lock: int | None = None):
-        self.count = max(gpus, 1)
+    def __init__(self, gpus: int = 0, lock: int | None = None, *, each: int = 1):
+        self.count = max(gpus, 1) * each
         self._lock = lock
         self._free: SimpleQueue[dict[str, str]] = SimpleQueue()
         for index in range(self.count):
-            self._free.put({"CUDA_VISIBLE_DEVICES": str(index)} if gpus else {})
+            self._free.put({"CUDA_VISIBLE_DEVICES": str(index % gpus)} if gpus else {})
         self._threads = ThreadPoolExecutor(self.count)
 
     def submit(self, run: PlannedRun, command: list[str]) -> Future[Outcome]:
@@ -63,9 +64,13 @@ class LocalSlots:
     def _execute(self, run: PlannedRun, command: list[str]) -> Outcome:
         device = self._free.get()
         try:
-            return execute(command, run.folder / _CONSOLE, device, self._lock)
+            return self._start(command, run.folder / _CONSOLE, device)
         finally:
             self._free.put(device)
+
+    def _start(self, command: list[str], console: Path, environment: dict[str, str]) -> Outcome:
+        """Run a program to its end."""
+        return execute(command, console, environment, self._lock)
 
 
 def execute(
@@ -82,9 +87,14 @@ def execute(
             env={**os.environ, **environment},
             pass_fds=() if lock is None else (lock,),
         ).returncode
-    said = console.read_bytes()[start:].decode(errors="replace").splitlines() if code else []
+    return Outcome(code, last_words(console, start) if code else "")
+
+
+def last_words(console: Path, start: int) -> str:
+    """What a program has said last after byte `start` of a file; a user's mistake before all."""
+    said = console.read_bytes()[start:].decode(errors="replace").splitlines()
     errors = [line for line in said if line.startswith("error: ")]
-    return Outcome(code, (errors or [line for line in said if line.strip()] or [""])[-1])
+    return (errors or [line for line in said if line.strip()] or [""])[-1]
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -15,11 +16,14 @@ from detectron2.config import CfgNode
 from ...config import load_config, validate
 from ...errors import UserError, nearest, raise_all
 
-__all__ = ["Plan", "PlannedRun", "read_plan"]
+__all__ = ["Plan", "PlannedRun", "Section", "read_plan"]
 
 _TEMPLATE_KEYS = ("config", "exclude", "grid", "needs", "options", "program", "seeds")
 _PLAN_KEYS = (*_TEMPLATE_KEYS, "output", "runs")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+# Makes runs, as a plan's ``runs`` has them, of another section of a plan: function(the section, the
+# plan's other keys, the plan's folder).
+Section = Callable[[Any, Mapping[str, Any], Path], dict[str, Any]]
 # {stage1} in an option: the folder of the run of that name that belongs to this one.
 _REFERENCE = re.compile(r"\{([A-Za-z0-9_.+-]+)\}")
 
@@ -99,16 +103,28 @@ class _Draft:
     needs: tuple[str, ...]  # templates
 
 
-def read_plan(path: str | Path, output: str | Path | None = None) -> Plan:
+def read_plan(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    sections: Mapping[str, Section] = MappingProxyType({}),
+) -> Plan:
     """Read and check a plan; nothing is built and nothing written.
 
     Args:
         output: replaces the plan's own output folder
+        sections: name -> what makes runs of a section of that name, beside those in ``runs``
     Raises:
         UserError: all that is wrong with it
     """
-    content = _read(Path(path))
+    content = _read(Path(path), tuple(sections))
     folder = Path(output or content.get("output") or f"output/{Path(path).stem}")
+    for name in (name for name in sections if name in content):
+        try:
+            made = sections[name](content.pop(name), content, folder)
+        except UserError as error:
+            raise_all(f"{path}: {name}: {line}" for line in str(error).splitlines())
+        content["runs"] = {**(content.get("runs") or {}), **made}
     drafts = list(_drafts(content))
     twice = {d.name for d in drafts if sum(d.name == other.name for other in drafts) > 1}
     raise_all(f"{path}: two runs are called {name}" for name in sorted(twice))
@@ -139,14 +155,14 @@ def _first_of(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"plan {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"plan {path} holds no keys")
-    problems = list(_key_problems(content, _PLAN_KEYS, f"plan {path}"))
+    problems = list(_key_problems(content, (*_PLAN_KEYS, *sections), f"plan {path}"))
     templates = content.get("runs") or {}
     if not isinstance(templates, dict):
         problems.append(f"plan {path}: runs is not a mapping from names to runs")

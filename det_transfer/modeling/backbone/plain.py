@@ -93,8 +93,10 @@ def build_plain_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PlainBackbone:
         raise UserError(
             f"MODEL.PIXEL_MEAN has {input_shape.channels} channels; {plain.NAME} takes images of 3"
         )
-    compact = {"width": plain.COMPACT_WIDTH, "stride": plain.COMPACT_STRIDE}
-    options = compact if plain.NAME == "compact_alexnet" else {}
+    options: dict[str, Any] = {}
+    if plain.NAME == "compact_alexnet":
+        options = {"width": plain.COMPACT_WIDTH, "stride": plain.COMPACT_STRIDE}
+        options |= {"norm": True} if plain.COMPACT_NORM else {}
     return PlainBackbone(plain.NAME, plain.OUT_FEATURES, **options)
 
 

@@ -275,7 +275,7 @@ def test_a_network_that_is_all_copied_is_its_base(tmp_path):
     base = json.loads((plan / "random0_baseA_s0/run.json").read_text())
     write_run(plan, entry, base["results"]["accuracy"]["top1"])
     experiment = read_experiment(plan)
-    assert check_sentence(experiment).endswith("BnB is its base, as it must (1 runs).")
+    assert check_sentence(experiment).endswith("BnB must equal its base; it does (1 run).")
     assert experiment.cuts == [3]  # it is a check, and in no figure
 
 
@@ -313,9 +313,9 @@ def test_what_is_missing_and_why(tmp_path):
     experiment = read_experiment(plan)
     said = missing(experiment)
     assert f"random0_baseA_s0: failed ({reason})" in said
-    (needing,) = [sentence for sentence in said if "not run, for base" in sentence]
+    (needing,) = [sentence for sentence in said if "not run, for its base" in sentence]
     assert needing.startswith("20 runs, random0_A1A_s0, ")
-    assert "and 16 more: not run, for base random0_baseA_s0 failed (FloatingPointError" in needing
+    assert "and 16 more: not run, for its base random0_baseA_s0 failed" in needing
     assert "random0_R1B_s1: interrupted" in said
     assert any(s.startswith("15 finished runs have no finished base") for s in said)
 
@@ -338,6 +338,10 @@ def test_a_base_at_chance_is_said(tmp_path):
         (lambda plan: edit(plan, layers=None), "layers is missing or no list"),
         (lambda plan: edit(plan, runs=[]), "names no run"),
         (lambda plan: edit(plan, runs=[{"name": "a"}]), "run 0 has no split, seed"),
+        (
+            lambda plan: edit(plan, first={"name": "random0_baseB_s0"}),
+            "there are 2 runs of the name",
+        ),
         (lambda plan: edit(plan, first={"treatment": "CnD"}), "a treatment is base, BnB"),
         (lambda plan: edit(plan, first={"split": "other"}), "is of split other, not in splits"),
         (lambda plan: edit(plan, splits={"random0": {"kind": "odd"}}), "there is random, file"),

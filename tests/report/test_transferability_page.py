@@ -92,6 +92,11 @@ def test_numbers_of_the_drop_add_up(page):
         assert first[0] + first[1] == pytest.approx(-first[2], abs=0.16)  # each is rounded
 
 
+def test_means_over_unlike_targets_are_said(page):
+    assert "Runs are missing" in figure(page, "Accuracy against n, random splits").note
+    assert "Runs are missing" not in figure(page, "Accuracy against n, dissimilar splits").note
+
+
 def test_over_training(page, plan):
     rows = figure(page, "AnB+ minus base while training, random splits").table.rows
     gaps = [

@@ -1,4 +1,4 @@
-"""The figures of the paper from our runs, with the paper's own curves dashed under them."""
+"""Differences as curves over n, over training and over examples, with the paper's dashed under."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,23 +7,25 @@ from ..charts import Line, lines
 from ..html import NONE, Figure, Table, number
 from . import paper
 from .differences import Difference, Estimate, against, at_each_cut, student
-from .reading import KINDS, Experiment, TransferRun
+from .reading import KINDS, Experiment
 
 __all__ = [
-    "accuracy_figure",
+    "COLOUR",
+    "CURVES",
+    "X",
     "difference_figure",
     "dissimilar_figure",
     "drop_figure",
-    "of_the_paper",
     "random_figure",
+    "shift_of",
     "shots_figure",
     "time_figure",
 ]
 
-_COLOUR = {"base": 7, "BnB": 0, "BnB+": 2, "AnB": 1, "AnB+": 4, "random": 6}
-_CURVES = ("BnB", "BnB+", "AnB", "AnB+")
-_X = "n, layers copied"
-_BETWEEN = 0.05  # cuts by which series are set apart, so that their intervals can be told apart
+COLOUR = {"base": 7, "BnB": 0, "BnB+": 2, "AnB": 1, "AnB+": 4, "random": 6}
+CURVES = ("BnB", "BnB+", "AnB", "AnB+")
+X = "n, layers copied"
+_BETWEEN = 0.05  # cuts between series, so that their intervals can be told apart
 _DASHED = "Dashed: the paper's numbers, on ImageNet with a network of eight layers"
 
 
@@ -69,67 +71,9 @@ def _by_cut(found: Mapping[str, Mapping[int, Estimate]], cuts: Sequence[int], di
     return Table(["mean (95 %), pairs", *found], rows, title="Numbers")
 
 
-# Figure 2 ----------------------------------------------------------------------------------------
-
-
-def accuracy_figure(experiment: Experiment, kind: str) -> Figure | None:
-    """Top-1 of every run and its mean over n, all treatments."""
-    base = [run.top1 for run in experiment.of("base", kind)]
-    start = {0: base} if base else {}
-    by_treatment = {
-        treatment: {**start, **_values(experiment.of(treatment, kind), experiment.cuts)}
-        for treatment in _CURVES
-    }
-    by_treatment = {t: found for t, found in by_treatment.items() if found.keys() - {0}}
-    if not by_treatment and not base:
-        return None
-    drawn = []
-    for k, (treatment, found) in enumerate(by_treatment.items()):
-        colour, shift = _COLOUR[treatment], _shift(k, len(by_treatment))
-        every = [(n + shift, v) for n, values in found.items() if n for v in values]
-        drawn.append(Line("", *_columns(every), colour, single=True))
-        means = [statistics.fmean(values) for values in found.values()]
-        drawn.append(Line(treatment, [n + shift * bool(n) for n in found], means, colour))
-    drawn.append(Line("base", [0] * len(base), base, _COLOUR["base"], single=True))
-    cuts = [0, *experiment.cuts]
-    rows = [
-        [f"n = {n}" if n else "base", *(_mean_and_runs(f.get(n)) for f in by_treatment.values())]
-        for n in cuts
-    ]
-    title = f"Accuracy against n, {KINDS[kind]}s"
-    svg = lines([line for line in drawn if line.x], title, x=_X, y="top-1, %", whole=True)
-    table = Table(["mean, runs", *by_treatment], rows, title="Numbers")
-    return Figure(title, svg, table, "A dot is a run, lines join the means. Figure 2 of the paper.")
-
-
-def of_the_paper(treatments: Sequence[str] = _CURVES) -> Figure:
-    """Figure 2 as the paper has it."""
-    drawn = [Line(t, *paper.at(paper.TOP1[t], paper.LAYERS, 0), _COLOUR[t]) for t in treatments]
-    rows = [
-        [f"n = {n}" if n else "base", *(number(paper.TOP1[t][n], 2) for t in treatments)]
-        for n in range(paper.LAYERS)
-    ]
-    title = "The same in the paper"
-    note = "Halves of ImageNet. BnB+ and AnB+ are means over different targets: do not subtract."
-    svg = lines(drawn, title, x=_X, y="top-1, %", whole=True)
-    return Figure(title, svg, Table(["", *treatments], rows, title="Numbers"), note)
-
-
-def _values(runs: Sequence[TransferRun], cuts: Sequence[int]) -> dict[int, list[float]]:
-    found = {n: [run.top1 for run in runs if run.n == n] for n in cuts}
-    return {n: values for n, values in found.items() if values}
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def _shift(k: int, of: int) -> float:
+def shift_of(k: int, of: int) -> float:
+    """Cuts by which the k-th of some series is moved aside."""
     return (k - (of - 1) / 2) * _BETWEEN
-
-
-def _mean_and_runs(values: Sequence[float] | None) -> str:
-    return f"{statistics.fmean(values):.1f}, {len(values)}" if values else NONE
 
 
 # Differences -------------------------------------------------------------------------------------
@@ -137,12 +81,12 @@ def _mean_and_runs(values: Sequence[float] | None) -> str:
 
 def difference_figure(experiment: Experiment, kind: str, with_paper: bool) -> Figure | None:
     """Each treatment minus its own base."""
-    pairs = {t: against(experiment, t, "base", kind) for t in _CURVES}
+    pairs = {t: against(experiment, t, "base", kind) for t in CURVES}
     title = f"Difference to the base, {KINDS[kind]}s"
     return _differences(
         experiment,
         title,
-        {t: (found, _COLOUR[t], (t, kind)) for t, found in pairs.items()},
+        {t: (found, COLOUR[t], (t, kind)) for t, found in pairs.items()},
         with_paper,
         "Against the base of the same split, target and seed. A stroke is the 95 % interval; one "
         "that leaves the figure is in the numbers.",
@@ -179,7 +123,7 @@ def _differences(
         if not estimates:
             continue
         found[name] = estimates
-        shift = _shift(k, len(series))
+        shift = shift_of(k, len(series))
         curves.append(_curve(name, estimates, colour, shift))
         dots.append(_dots(pairs, experiment, colour, shift))
         if with_paper and theirs in paper.DIFFERENCES:
@@ -189,7 +133,7 @@ def _differences(
         return None
     limits = _limits([*curves, *under], [y for line in dots for y in line.y])
     y = "points of top-1"
-    svg = lines([*under, *dots, *curves], title, x=_X, y=y, limits=limits, zero=True, whole=True)
+    svg = lines([*under, *dots, *curves], title, x=X, y=y, limits=limits, zero=True, whole=True)
     note = _note(words, bool(under), len(experiment.layers))
     return Figure(title, svg, _by_cut(found, experiment.cuts), note)
 
@@ -203,11 +147,10 @@ def drop_figure(experiment: Experiment, kind: str, with_paper: bool) -> Figure |
     found, drawn = {}, []
     for k, (name, (treatment, other, colour)) in enumerate(parts.items()):
         estimates = at_each_cut(against(experiment, treatment, other, kind), experiment)
-        if estimates:
-            found[name] = {n: -estimate for n, estimate in estimates.items()}
-            drawn.append(_curve(name, found[name], colour, _shift(k, len(parts))))
-    if not drawn:
-        return None
+        if not estimates:
+            return None  # without one part the other is the difference to the base
+        found[name] = {n: -estimate for n, estimate in estimates.items()}
+        drawn.append(_curve(name, found[name], colour, shift_of(k, len(parts))))
     layers, under = len(experiment.layers), []
     if with_paper and kind == "random":
         bnb, anb = (paper.DIFFERENCES[t, "random"] for t in ("BnB", "AnB"))
@@ -217,12 +160,11 @@ def drop_figure(experiment: Experiment, kind: str, with_paper: bool) -> Figure |
         ]
     title = f"Why accuracy drops, {KINDS[kind]}s"
     limits = _limits([*drawn, *under], ())
-    svg = lines(
-        [*under, *drawn], title, x=_X, y="points lost", limits=limits, zero=True, whole=True
-    )
+    svg = lines([*under, *drawn], title, x=X, y="points lost", limits=limits, zero=True, whole=True)
     words = (
         "What BnB loses is fragile co-adaptation of layers that were split apart; what AnB loses "
-        "beyond that is specific to the source's task. Their sum is base - AnB."
+        "beyond that is specific to the source's task. Their sum is base - AnB. A stroke is the "
+        "95 % interval."
     )
     table = _by_cut(found, experiment.cuts)
     return Figure(title, svg, table, _note(words, bool(under), layers))
@@ -239,14 +181,14 @@ def random_figure(experiment: Experiment, kind: str, with_paper: bool) -> Figure
         if left:
             found[treatment] = left
             means = [estimate.mean for estimate in left.values()]
-            drawn.append(Line(treatment, list(left), means, _COLOUR[treatment]))
+            drawn.append(Line(treatment, list(left), means, COLOUR[treatment]))
             if with_paper and kind == "random":
-                under.append(_under(paper.SHARES[treatment], layers, _COLOUR[treatment]))
+                under.append(_under(paper.SHARES[treatment], layers, COLOUR[treatment]))
     if "random" not in found:
         return None
     rows = [[f"n = {n}", *(_share(found[t].get(n)) for t in found)] for n in experiment.cuts]
     title = f"Random features, {KINDS[kind]}s"
-    svg = lines([*under, *drawn], title, x=_X, y="% of the base's accuracy", whole=True)
+    svg = lines([*under, *drawn], title, x=X, y="% of the base's accuracy", whole=True)
     words = "Layers frozen as copied, and frozen as initialised. Figure 3 of the paper."
     table = Table(["mean (95 %), pairs", *found], rows, title="Numbers")
     return Figure(title, svg, table, _note(words, bool(under), layers))
@@ -298,7 +240,7 @@ def shots_figure(experiment: Experiment, kind: str) -> Figure | None:
             found[treatment] = means
     if not found or len(shots) < 2:
         return None
-    drawn = [_curve(t, estimates, _COLOUR[t]) for t, estimates in found.items()]
+    drawn = [_curve(t, estimates, COLOUR[t]) for t, estimates in found.items()]
     title = f"Fewer examples a class, {KINDS[kind]}s"
     limits = _limits(drawn, ())
     svg = lines(drawn, title, x="examples a class", y="points of top-1", limits=limits, zero=True)

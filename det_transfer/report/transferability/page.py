@@ -2,13 +2,12 @@
 
 from ..html import Figure, Page, Section, Tile
 from . import paper
+from .accuracy import accuracy_figure, of_the_paper
 from .claims import COLLAPSE, MARGIN, Claim, claims, sentence, verdicts
 from .figures import (
-    accuracy_figure,
     difference_figure,
     dissimilar_figure,
     drop_figure,
-    of_the_paper,
     random_figure,
     shots_figure,
     time_figure,

@@ -165,6 +165,9 @@ def _problems(
         if split.get("kind") not in KINDS:
             kinds = ", ".join(KINDS)
             yield f"{path}: split {name} is of kind {split.get('kind')}; there is {kinds}"
+    names = [entry.get("name") for entry in entries]
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        yield f"{path}: there are {names.count(name)} runs of the name {name}"
     for k, entry in enumerate(entries):
         missing = [key for key in _KEYS if key not in entry]
         if missing:
@@ -233,7 +236,7 @@ def _explained(runs: Sequence[TransferRun]) -> list[TransferRun]:
             places = {(run.split, run.source, run.seed, shots) for shots in (run.shots, None)}
             failed = [bases[p] for p in places if p in bases and bases[p].why.startswith("failed")]
             if failed:
-                why = f"not run, for base {failed[0].name} {failed[0].why}"
+                why = f"not run, for its base {failed[0].name} failed"
                 run = TransferRun(**{**vars(run), "why": why})
         explained.append(run)
     return explained

@@ -159,10 +159,10 @@ def check_sentence(experiment: Experiment) -> str:
     ]
     if not gaps:
         return ""
-    words = "as it must" if not max(gaps) else f"and may differ by {max(gaps):.2f} points"
+    found = f"differs from it by up to {max(gaps):.2f} points" if max(gaps) else "does"
     return (
-        f"Check: with all {last} layers copied and frozen (n = {last}) nothing is learned, and "
-        f"BnB is its base, {words} ({len(gaps)} runs)."
+        f"Check: with all {last} layers copied and frozen (n = {last}) nothing is learned, so that "
+        f"BnB must equal its base; it {found} ({len(gaps)} run{'s' * (len(gaps) != 1)})."
     )
 
 

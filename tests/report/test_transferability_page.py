@@ -141,11 +141,15 @@ def test_fewer_examples(tmp_path):
     for run in content["runs"]:
         run["shots"] = 10
     for run in list(content["runs"]):
+        if run["treatment"] == "base":  # what gives layers has all its examples
+            content["runs"].append({**run, "name": f"{run['name']}_all", "shots": None})
         few = {**run, "name": f"{run['name']}_few", "shots": 5}
         content["runs"].append(few)
         (plan / few["name"]).symlink_to(plan / run["name"])
     (plan / FILE).write_text(json.dumps(content))
-    page = transferability_page(read_experiment(plan))
+    experiment = read_experiment(plan)
+    assert experiment.main_shots == 10
+    page = transferability_page(experiment)
     table = figure(page, "Fewer examples a class, random splits").table
     assert [row[0] for row in table.rows] == ["5", "10"]
     assert table.rows[0][1] == table.rows[1][1]  # they are the same runs

@@ -88,7 +88,9 @@ class Experiment:
     @cached_property
     def main_shots(self) -> int | None:
         """Examples a class in the figures: all where some runs have all, else the most."""
-        known = [run.shots for run in self.runs]
+        # Bases that give layers to others have all, whatever those have.
+        copies = [run.shots for run in self.runs if run.treatment != "base"]
+        known = copies or [run.shots for run in self.runs]
         return None if None in known else max(known)
 
     @cached_property

@@ -97,6 +97,24 @@ def test_means_over_unlike_targets_are_said(page):
     assert "Runs are missing" not in figure(page, "Accuracy against n, dissimilar splits").note
 
 
+def test_a_plan_of_one_direction(tmp_path):
+    """The base of A only gives layers: it is in no mean."""
+    plan = make_experiment(tmp_path / "plan", ("random0",), **FEW)
+    content = json.loads((plan / FILE).read_text())
+    content["runs"] = [
+        run for run in content["runs"] if run["target"] == "B" or run["treatment"] == "base"
+    ]
+    (plan / FILE).write_text(json.dumps(content))
+    experiment = read_experiment(plan)
+    assert {run.target for run in experiment.bases("random")} == {"B"}
+    page = transferability_page(experiment)
+    accuracy = figure(page, "Accuracy against n, random splits")
+    mean = statistics.fmean(top1(plan, f"random0_baseB_s{s}") for s in (0, 1))
+    assert accuracy.table.rows[0][1] == f"{mean:.1f}, 2"
+    assert "Runs are missing" not in accuracy.note
+    assert page.missing == ["random splits: one split; what another would change is in no interval"]
+
+
 def test_over_training(page, plan):
     rows = figure(page, "AnB+ minus base while training, random splits").table.rows
     gaps = [
@@ -130,7 +148,7 @@ def test_the_first_runs_of_a_plan(tmp_path, treatments):
     """One split, one seed, bases alone or with one treatment: what there is is shown."""
     plan = make_experiment(tmp_path / "plan", ("random0",), (0,), cuts=(3,), treatments=treatments)
     text = render(transferability_page(read_experiment(plan)))
-    assert "random splits: one seed" in text
+    assert "random splits: one split and one seed; what another" in text
     assert "not decided at this spread" in text
     assert "nan" not in re.sub(r"<[^>]*>", "", text).lower()
 
@@ -234,6 +252,7 @@ def test_the_tool_writes_page_and_tables(tmp_path):
     assert "random0_A3B_s1: not run yet" in text
     runs = {row["name"]: row for row in read_csv(plan / "transferability.csv")}
     assert len(runs) == 28
+    assert runs["random0_baseB_s0"]["difference"] == ""
     row = runs["random0_A7B_s0"]
     base = top1(plan, "random0_baseB_s0")
     assert float(row["top1"]) == top1(plan, "random0_A7B_s0")

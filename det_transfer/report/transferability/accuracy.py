@@ -14,7 +14,7 @@ __all__ = ["accuracy_figure", "of_the_paper"]
 
 def accuracy_figure(experiment: Experiment, kind: str) -> Figure | None:
     """Top-1 of every run and its mean over n, all treatments."""
-    base = [run.top1 for run in experiment.of("base", kind)]
+    base = [run.top1 for run in experiment.bases(kind)]
     start = {0: base} if base else {}
     by_treatment = {
         treatment: {**start, **_values(experiment.of(treatment, kind), experiment.cuts)}
@@ -48,10 +48,9 @@ def accuracy_figure(experiment: Experiment, kind: str) -> Figure | None:
 def _complete(experiment: Experiment, kind: str, treatments: Iterable[str]) -> bool:
     """Whether every mean is over the same splits, targets and seeds."""
     means: dict[tuple[str, int], set[tuple]] = {}
-    for treatment in ("base", *treatments):
-        for run in experiment.of(treatment, kind):
-            if run.treatment == "base" or run.n in experiment.cuts:
-                means.setdefault((treatment, run.n), set()).add(run.unit)
+    copies = [run for t in treatments for run in experiment.of(t, kind) if run.n in experiment.cuts]
+    for run in (*experiment.bases(kind), *copies):
+        means.setdefault((run.treatment, run.n), set()).add(run.unit)
     return len(set(map(frozenset, means.values()))) == 1
 
 

@@ -29,7 +29,7 @@ def run_rows(experiment: Experiment) -> Iterable[dict[str, Any]]:
     }
     for run in experiment.runs:
         base = bases.get((*run.unit, run.shots))
-        known = run.top1 is not None and base is not None
+        known = run.top1 is not None and base is not None and run.treatment != "base"
         yield {
             "name": run.name,
             **{key: getattr(run, key) for key in _ABOUT},

@@ -64,13 +64,16 @@ def _learned_nothing(experiment: Experiment) -> Iterable[str]:
 
 def _without_spread(experiment: Experiment) -> Iterable[str]:
     for kind in experiment.kinds:
-        bases = [r for r in experiment.finished if r.kind == kind and r.treatment == "base"]
+        bases = experiment.bases(kind)
         if len({run.unit for run in bases}) == 1:
             yield (
                 f"{KINDS[kind]}s: one split, one target and one seed, so that there is no "
                 "interval, and nothing is decided"
             )
             continue
-        for what in ("split", "seed"):
-            if len({getattr(run, what) for run in bases}) == 1:
-                yield f"{KINDS[kind]}s: one {what}; what another would change is in no interval"
+        alone = [w for w in ("split", "seed") if len({getattr(run, w) for run in bases}) == 1]
+        if alone:
+            yield (
+                f"{KINDS[kind]}s: one {' and one '.join(alone)}; what another would change is in "
+                "no interval"
+            )

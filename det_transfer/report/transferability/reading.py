@@ -99,6 +99,15 @@ class Experiment:
         found = {run.n for run in self.finished if run.treatment != "base"}
         return [n for n in sorted(found) if 0 < n < len(self.layers)]
 
+    def bases(self, kind: str) -> list[TransferRun]:
+        """Finished bases that runs are held to; all where there is nothing to hold to one.
+
+        In a plan of one direction the other half's bases only give layers.
+        """
+        found = self.of("base", kind)
+        held = {run.unit for run in self.finished if run.treatment != "base"}
+        return [run for run in found if run.unit in held] or found
+
     def side(self, run: TransferRun) -> Mapping[str, Any]:
         """What is known of a run's target: "classes", "images"."""
         return self.splits[run.split].get(run.target) or {}

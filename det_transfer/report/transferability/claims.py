@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import paper
-from .differences import Difference, Estimate, against, by_unit, student, welch
+from .differences import Estimate, against, by_unit, shares, student, welch
 from .reading import KINDS, Experiment
 
 __all__ = [
@@ -32,8 +32,6 @@ YES, NOT, OPEN = "reproduced", "not reproduced", "not decided at this spread"
 MARGIN = 1.0
 _SHARE = "% of the base"
 COLLAPSE = 50.0  # percent of the base's accuracy below which features are called collapsed
-
-Cuts = Mapping[int, Difference]
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ def _dissimilar(experiment: Experiment) -> Claim:
 def _collapse(experiment: Experiment, kind: str, where: str) -> Claim:
     pairs = against(experiment, "random", "base", kind)
     deepest = max((p.run.n for p in pairs if p.run.n in experiment.cuts), default=None)
-    estimate = student(p.share for p in pairs if p.run.n == deepest)
+    estimate = student(shares(pairs, deepest))
     verdict = OPEN
     if estimate is not None and estimate.low is not None:
         verdict = YES if estimate.high < COLLAPSE else NOT if estimate.low > COLLAPSE else OPEN

@@ -147,7 +147,7 @@ def claims_in_markdown(content: Mapping[str, Any]) -> str:
             _text(claim, claim["digits"]),
             claim["unit"],
             str(claim["pairs"]),
-            number(claim["paper"], claim["digits"]),
+            number(claim["paper"], claim["digits"], sign=_signed(claim)),
         ]
         for claim in content["claims"]
     ]
@@ -165,9 +165,10 @@ def differences_in_markdown(content: Mapping[str, Any]) -> Iterable[str]:
             for minuend, other in dict.fromkeys((r["minuend"], r["subtrahend"]) for r in here)
         ]
         pairs = sorted({row["pairs"] for row in here})
+        count = f"{pairs[0]} to {pairs[-1]}" if len(pairs) > 1 else f"{pairs[0]}"
         yield (
-            f"Points of top-1 within split, target and seed, {KINDS[kind]}s; mean (95 %) over "
-            f"{' to '.join(map(str, dict.fromkeys((pairs[0], pairs[-1]))))} pairs:"
+            f"Points of top-1 within split, target and seed, {KINDS[kind]}s: mean (95 %), of "
+            f"{count} pair{'s' * (pairs[-1] != 1)}:"
         )
         yield table(["", *(f"n = {n}" for n in cuts)], rows)
     if content["boosts"]:
@@ -202,4 +203,9 @@ def _text(row: Mapping[str, Any], digits: int) -> str:
     if row["mean"] is None:
         return NONE
     estimate = Estimate(row["mean"], row["pairs"], row["low"], row["high"])
-    return estimate.text(digits, sign=row.get("unit", "points").startswith("points"))
+    return estimate.text(digits, sign=_signed(row))
+
+
+def _signed(row: Mapping[str, Any]) -> bool:
+    """Whether it is a difference, and not a share."""
+    return row.get("unit", "points").startswith("points")

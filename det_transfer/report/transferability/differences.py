@@ -21,6 +21,7 @@ __all__ = [
     "at_each_cut",
     "by_unit",
     "differences",
+    "shares",
     "student",
     "welch",
 ]
@@ -41,7 +42,7 @@ CONTRASTS = (
 
 @dataclass(frozen=True)
 class Difference:
-    """Top-1 of `run` minus that of `other`, in points; `share` is their ratio in percent."""
+    """Top-1 of `run` minus that of `other`, in points."""
 
     run: TransferRun
     other: TransferRun
@@ -49,10 +50,6 @@ class Difference:
     @property
     def value(self) -> float:
         return self.run.top1 - self.other.top1
-
-    @property
-    def share(self) -> float:
-        return 100 * self.run.top1 / self.other.top1 if self.other.top1 else float("nan")
 
 
 @dataclass(frozen=True)
@@ -160,6 +157,11 @@ def at_each_cut(pairs: Sequence[Difference], experiment: Experiment) -> dict[int
     """n -> the mean difference with its interval, over splits, targets and seeds."""
     found = {n: student(p.value for p in pairs if p.run.n == n) for n in experiment.cuts}
     return {n: estimate for n, estimate in found.items() if estimate is not None}
+
+
+def shares(pairs: Sequence[Difference], n: int | None) -> list[float]:
+    """Top-1 at a cut in percent of what it is held to; without what is held to nothing at all."""
+    return [100 * p.run.top1 / p.other.top1 for p in pairs if p.run.n == n and p.other.top1]
 
 
 def by_unit(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..charts import Line, lines
 from ..html import NONE, Figure, Table, number
 from . import paper
-from .differences import Difference, Estimate, against, at_each_cut, student
+from .differences import Difference, Estimate, against, at_each_cut, shares, student
 from .reading import KINDS, Experiment
 
 __all__ = [
@@ -61,11 +61,10 @@ def _dots(pairs: Sequence[Difference], experiment: Experiment, colour: int, shif
     return Line("", places, [p.value for p in shown], colour, single=True)
 
 
-def _by_cut(found: Mapping[str, Mapping[int, Estimate]], cuts: Sequence[int], digits=1) -> Table:
+def _by_cut(found: Mapping[str, Mapping[int, Estimate]], cuts: Sequence[int]) -> Table:
     """A row for each cut, a column for each curve: mean, interval and pairs."""
     cell = {
-        name: {n: f"{e.text(digits)}, {e.count}" for n, e in of.items()}
-        for name, of in found.items()
+        name: {n: f"{e.text()}, {e.count}" for n, e in of.items()} for name, of in found.items()
     }
     rows = [[f"n = {n}", *(cell[name].get(n, NONE) for name in found)] for n in cuts]
     return Table(["mean (95 %), pairs", *found], rows, title="Numbers")
@@ -176,7 +175,7 @@ def random_figure(experiment: Experiment, kind: str, with_paper: bool) -> Figure
     layers = len(experiment.layers)
     for treatment in ("BnB", "AnB", "random"):
         pairs = against(experiment, treatment, "base", kind)
-        left = {n: student(p.share for p in pairs if p.run.n == n) for n in experiment.cuts}
+        left = {n: student(shares(pairs, n)) for n in experiment.cuts}
         left = {n: estimate for n, estimate in left.items() if estimate}
         if left:
             found[treatment] = left

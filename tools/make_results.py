@@ -7,6 +7,8 @@
         --question "What does a pretrained backbone bring?" \\
         --group "frozen, pretrained=*/frozen_*" --group "frozen, random=*/random_*" output/*_seed?
     python tools/make_results.py collect quickstart --add ... output/*_seed3     # later, elsewhere
+    python tools/make_results.py transferability transferability_tiny output/transferability \\
+        --title "How transferable?" --question "Where is a network general?"
 
 Exit codes: 0 done, 1 not up to date, 2 a mistake in files or command line.
 """
@@ -18,6 +20,7 @@ import sys
 from pathlib import Path
 
 from det_transfer.errors import UserError, raise_all
+from det_transfer.report import transferability
 from det_transfer.report.collect import KIND, collect
 from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
 from det_transfer.run_folder import read_json, write_json
@@ -37,8 +40,7 @@ def make_page(args: argparse.Namespace) -> int:
 
 
 def make_json(args: argparse.Namespace) -> int:
-    if not re.fullmatch(r"[\w-]+", args.name):
-        raise UserError(f"NAME is {args.name!r}; letters, digits, - and _ make a file's name")
+    check_name(args.name)
     earlier = collected_before(args) if args.add else {}
     missing = [name for name in ("title", "question") if not (getattr(args, name) or earlier)]
     raise_all(f"--{name} is missing; only --add takes it from the json" for name in missing)
@@ -77,6 +79,28 @@ def collected_before(args: argparse.Namespace) -> dict:
     return content
 
 
+def make_transferability(args: argparse.Namespace) -> int:
+    check_name(args.name)
+    content = transferability.collect(
+        args.folder,
+        args.root,
+        title=args.title,
+        question=args.question,
+        notes=args.note,
+        machine=args.machine,
+        made_by=args.made_by,
+        command=shlex.join(sys.argv),
+    )
+    write_json(args.root / FOLDER / f"{args.name}.json", content)
+    print(f"wrote {FOLDER}/{args.name}.json; make results writes the page")
+    return 0
+
+
+def check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise UserError(f"NAME is {name!r}; letters, digits, - and _ make a file's name")
+
+
 def has_pictures(run: str) -> bool:
     return any((Path(run) / "pictures").glob("*.jpg"))
 
@@ -95,12 +119,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
     one = commands.add_parser("collect", help=f"write {FOLDER}/NAME.json from run folders")
     one.set_defaults(call=make_json)
-    one.add_argument("name", metavar="NAME")
+    add_words(one, required=False)
     one.add_argument("runs", metavar="RUN", nargs="+", help="finished run folders")
     one.add_argument("--add", action="store_true", help="keep the json's runs of other seeds")
-    one.add_argument("--title")
-    one.add_argument("--question", help="what these runs are to answer")
-    one.add_argument("--note", action="append", default=[], help="a paragraph for the page")
     one.add_argument(
         "--group",
         action="append",
@@ -109,10 +130,28 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="runs that differ in their seed alone; the first glob that fits a run counts "
         "(default: names that differ in a seed at the end)",
     )
-    one.add_argument("--machine", default="", help="of the runs (default: this machine's)")
     one.add_argument("--pictures", type=int, default=4, metavar="N", help="how many to copy")
     one.add_argument("--pictures-from", metavar="RUN", help="default: the first that has some")
+
+    transfer = commands.add_parser(
+        "transferability", help=f"write {FOLDER}/NAME.json from a transferability experiment"
+    )
+    transfer.set_defaults(call=make_transferability)
+    add_words(transfer, required=True)
+    transfer.add_argument("folder", metavar="PLAN_FOLDER", help="of tools/run_transferability.py")
+    transfer.add_argument(
+        "--made-by", default="", metavar="COMMAND", help="what carried the plan out, for the page"
+    )
     return parser.parse_args(argv)
+
+
+def add_words(parser: argparse.ArgumentParser, required: bool) -> None:
+    """The name of a json, and what stands beside its numbers."""
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--title", required=required)
+    parser.add_argument("--question", required=required, help="what the runs are to answer")
+    parser.add_argument("--note", action="append", default=[], help="a paragraph for the page")
+    parser.add_argument("--machine", default="", help="of the runs (default: this machine's)")
 
 
 def main() -> int:

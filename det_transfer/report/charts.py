@@ -56,7 +56,9 @@ _WIDTH = 4.5  # inches of 72 units
 @dataclass(frozen=True)
 class Line:
     """Attributes:
-    colour: 0 to 7; lines of one colour and name share a word in the legend
+    colour: 0 to 7; lines of one colour and name share a word in the legend; without a name none
+    spans: (low, high) of each value, drawn as an upright stroke
+    single: values that no line joins
     """
 
     name: str
@@ -64,6 +66,8 @@ class Line:
     y: Sequence[float]
     colour: int = 0
     dashed: bool = False
+    spans: Sequence[tuple[float, float]] = ()
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ def lines(
     log: bool = False,
     diagonal: bool = False,
     limits: tuple[float, float] | None = None,
+    zero: bool = False,
+    whole: bool = False,
 ) -> str:
     """Values over an axis; a single value is a dot.
 
@@ -151,24 +157,32 @@ def lines(
         log: a logarithmic y axis
         diagonal: also x = y, dotted
         limits: of y
+        zero: also y = 0, dotted
+        whole: x is a number of things
     """
 
     def paint(axes: Axes) -> None:
         if diagonal:
             axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
+        if zero:
+            axes.axhline(0, color=_INK, linewidth=0.8, linestyle=":")
         for line in series:
-            marker = "o" if len(line.x) < 12 else None
-            style = "--" if line.dashed else "-"
+            colour = _SERIES[line.colour % 8]
+            marker = "o" if len(line.x) < 12 or line.single else None
+            style = "" if line.single else "--" if line.dashed else "-"
+            size, width = (2.2, 0) if line.single else (3.5, 0.9 if line.dashed else None)
             axes.plot(
-                line.x, line.y, style, color=_SERIES[line.colour % 8], label=line.name,
-                marker=marker, markersize=3.5,
+                line.x, line.y, style, color=colour, label=line.name or None,
+                marker=None if line.dashed else marker, markersize=size, linewidth=width,
             )  # fmt: skip
+            for place, span in zip(line.x, line.spans, strict=False):
+                axes.plot([place] * 2, span, color=colour, linewidth=0.9, label=None)
         if log:
             axes.set_yscale("log")
             _logarithmic(axes.yaxis)
         if limits:
             axes.set_ylim(*limits)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(8 if whole else 5, integer=whole))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         _legend(axes)

@@ -1,13 +1,13 @@
-"""Loss curves as a small SVG that reads on a white and on a dark page."""
+"""Curves as a small SVG that reads on a white and on a dark page."""
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
 
-__all__ = ["loss_curve", "same_drawing"]
+__all__ = ["loss_curve", "same_drawing", "transfer_curve"]
 
 _STYLE = {
     "svg.hashsalt": "det_transfer",  # otherwise ids are drawn at random
@@ -39,16 +39,11 @@ def loss_curve(runs: Sequence[Mapping[str, Any]], image_format: str = "svg") -> 
     Raises:
         UserError: matplotlib is not installed
     """
-    try:
-        import matplotlib.style
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, ScalarFormatter
-    except ImportError as error:
-        raise UserError("loss curves need matplotlib: pip install matplotlib") from error
     labels = list(dict.fromkeys(run["group"] for run in runs))
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(7, 3), layout="constrained")
-        axes = figure.subplots()
+
+    def paint(axes: Any) -> None:
+        from matplotlib.ticker import LogLocator, ScalarFormatter
+
         for run in runs:
             loss = run["loss"]
             again, colour = divmod(labels.index(run["group"]), _COLOURS)
@@ -61,9 +56,61 @@ def loss_curve(runs: Sequence[Mapping[str, Any]], image_format: str = "svg") -> 
         axes.set_xlabel("iteration")
         axes.set_ylabel("total loss (logarithmic)")
         lines = {run["group"]: line for run, line in zip(runs, axes.lines, strict=True)}
-        axes.legend(
-            lines.values(), lines, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
-        )
+        _legend(axes, lines)
+
+    return _drawn(paint, image_format)
+
+
+def transfer_curve(content: Mapping[str, Any]) -> bytes:
+    """Draw the mean differences to the base over n: a line for each treatment and kind of split.
+
+    Args:
+        content: a json of a transferability experiment (``det_transfer.report.transferability``)
+    """
+
+    def paint(axes: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        lines = {}
+        axes.axhline(0, color="0.4", linewidth=0.8, linestyle=":")
+        curves: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for row in content["differences"]:
+            if row["subtrahend"] == "base" and row["minuend"] != "random":
+                curves.setdefault((row["minuend"], row["kind"]), []).append(row)
+        treatments = list(dict.fromkeys(treatment for treatment, _ in curves))
+        kinds = list(dict.fromkeys(kind for _, kind in curves))
+        for (treatment, kind), rows in curves.items():
+            style = {
+                "color": f"C{treatments.index(treatment)}",
+                "linestyle": _DASHES[kinds.index(kind) % len(_DASHES)],
+            }
+            means = [row["mean"] for row in rows]
+            (lines[f"{treatment}, {kind}"],) = axes.plot(
+                [row["n"] for row in rows], means, marker="o", markersize=3, linewidth=1.2, **style
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.set_xlabel("n, layers copied")
+        axes.set_ylabel("top-1 minus that of the base")
+        _legend(axes, lines)
+
+    return _drawn(paint, "svg")
+
+
+def _legend(axes: Any, lines: Mapping[str, Any]) -> None:
+    axes.legend(lines.values(), lines, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _drawn(paint: Callable[[Any], None], image_format: str) -> bytes:
+    """The image of what `paint` draws into its axes."""
+    try:
+        import matplotlib.style
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("curves need matplotlib: pip install matplotlib") from error
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.subplots()
+        paint(axes)
         buffer = io.BytesIO()
         metadata = {"Date": None} if image_format == "svg" else None
         figure.savefig(buffer, format=image_format, metadata=metadata, dpi=150)

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from . import transferability
 from .collect import KIND
+from .markdown import table
 
 __all__ = ["page", "tables"]
 
@@ -28,21 +30,26 @@ def page(contents: Mapping[str, Mapping[str, Any]], curves: Mapping[str, str]) -
 
     Args:
         contents: the json files by name
-        curves: path of the loss curve, relative to the page, by name of a set of runs
+        curves: path of the drawing, relative to the page, by name of what has one
     """
-    sections = [
-        _runs_section(name, content, curves[name])
-        if content.get("kind") == KIND
-        else _any_section(name, content)
-        for name, content in contents.items()
-    ]
+    sections = [_section(name, content, curves.get(name, "")) for name, content in contents.items()]
     return "\n".join([_HEAD, *sections])
+
+
+def _section(name: str, content: Mapping[str, Any], curve: str) -> str:
+    if content.get("kind") == KIND:
+        return _runs_section(name, content, curve)
+    if content.get("kind") == transferability.KIND:
+        return _transfer_section(name, content, curve)
+    return _any_section(name, content)
 
 
 def tables(content: Mapping[str, Any]) -> str:
     """The numbers of one json alone, and the line that says what they were measured on."""
     if content.get("kind") == KIND:
         return "\n\n".join([*_group_tables(content), _conditions(content)])
+    if content.get("kind") == transferability.KIND:
+        return "\n\n".join([transferability.claims_in_markdown(content), _conditions(content)])
     return "\n\n".join([_scalar_table(content.get("results")), _conditions(content)])
 
 
@@ -90,7 +97,7 @@ def _group_tables(content: Mapping[str, Any]) -> Iterable[str]:
             for g, of_group in zip(groups, found, strict=True)
         ]
         head = ["", "seeds", "trained", "iterations", *metrics, "training", "ms a step", "memory"]
-        yield f"{_TASKS.get(task, task)}, {dataset}:\n\n{_table(head, rows)}"
+        yield f"{_TASKS.get(task, task)}, {dataset}:\n\n{table(head, rows)}"
 
 
 def _columns(names: Iterable[str]) -> list[str]:
@@ -120,7 +127,7 @@ def _every_run(name: str, content: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             f"<details><summary>Every run, with its command ({name}.json)</summary>",
-            _table(head, rows, numbers=False),
+            table(head, rows, numbers=False),
             "Training is given with the time of evaluation after the +.",
             "```\n" + "\n".join(filter(None, commands)) + "\n```",
             "</details>",
@@ -132,6 +139,27 @@ def _headline(tasks: Mapping[str, Mapping[str, float | None]]) -> str:
     """The first number of each task."""
     firsts = (next(iter(metrics.values()), None) for metrics in tasks.values())
     return " / ".join(_NONE if first is None else f"{first:.1f}" for first in firsts)
+
+
+# Transferability experiments ---------------------------------------------------------------------
+
+
+def _transfer_section(name: str, content: Mapping[str, Any], curve: str) -> str:
+    commands = dict.fromkeys(filter(None, [content["command"], content["collected_by"]]))
+    paragraphs = [
+        f"## {content['title']}",
+        content["question"],
+        tables(content),
+        f"![points above the own base over the layers copied]({curve})",
+        *transferability.differences_in_markdown(content),
+        *content["notes"],
+        *(f"Not here: {sentence}." for sentence in content["missing"]),
+        f"<details><summary>Every run, with its command ({name}.json)</summary>",
+        transferability.runs_in_markdown(content),
+        "```\n" + "\n".join([*(run["command"] for run in content["runs"]), *commands]) + "\n```",
+        "</details>",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 # Other files, e.g. of benchmarks -----------------------------------------------------------------
@@ -157,7 +185,7 @@ def _scalar_table(results: Any) -> str:
     flat = [dict(_numbers(column)) for column in columns]
     names = dict.fromkeys(name for column in flat for name in column)
     rows = [[_words(name), *(column.get(name, _NONE) for column in flat)] for name in names]
-    return _table(["", *heads], rows)
+    return table(["", *heads], rows)
 
 
 def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -182,14 +210,6 @@ def _words(name: str) -> str:
 
 
 # Cells -------------------------------------------------------------------------------------------
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
-    """A Markdown table; with `numbers` all columns but the first are aligned to the right."""
-    lines = [head, ["---", *["---:" if numbers else "---"] * (len(head) - 1)], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
 
 
 def _spread(stats: Mapping[str, float] | None, digits: int = 1) -> str:

@@ -15,8 +15,9 @@ from PIL import Image
 
 from ..errors import UserError, raise_all
 from ..run_folder import read_json, replacing
+from . import transferability
 from .collect import KIND
-from .curve import loss_curve, same_drawing
+from .curve import loss_curve, same_drawing, transfer_curve
 from .page import page, tables
 
 __all__ = ["FOLDER", "copy_pictures", "render", "stale", "write"]
@@ -26,15 +27,21 @@ _PICTURES = "pictures"
 _PICTURE_BYTES = 60_000  # pages are read over a network, and a repository keeps every version
 _PICTURE_WIDTH = 1000  # pixels
 
+# Kind of json -> what its drawing shows, and how it is drawn.
+_DRAWINGS = {
+    KIND: ("loss", lambda content: loss_curve(content["runs"])),
+    transferability.KIND: ("differences", transfer_curve),
+}
+
 _MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
 
 
 def render(root: str | Path) -> dict[Path, bytes]:
     """All files that follow from the json files, by path relative to the checkout `root`.
 
-    These are the page, a loss curve for each set of runs, and README.md and docs/*.md where they
-    have ``<!-- results:NAME -->`` and ``<!-- /results -->``, each on a line of its own: between
-    them stands a table.
+    These are the page, a drawing for each set of runs and each experiment, and README.md and
+    docs/*.md where they have ``<!-- results:NAME -->`` and ``<!-- /results -->``, each on a line of
+    its own: between them stands a table.
 
     Raises:
         UserError: a json file that is broken, a marker with a name that has no json, a picture
@@ -48,11 +55,11 @@ def render(root: str | Path) -> dict[Path, bytes]:
         for picture in content.get("pictures", ())
         if not (root / FOLDER / picture).is_file()
     )
-    drawn = [name for name, content in contents.items() if content.get("kind") == KIND]
-    curves = {name: f"{_PICTURES}/{name}_loss.svg" for name in drawn}
+    drawn = {name: content for name, content in contents.items() if _kind(content) in _DRAWINGS}
+    curves = {name: f"{_PICTURES}/{name}_{_DRAWINGS[_kind(c)][0]}.svg" for name, c in drawn.items()}
     files = {FOLDER / "README.md": page(contents, curves).encode()}
     for name, path in curves.items():
-        files[FOLDER / path] = loss_curve(contents[name]["runs"])
+        files[FOLDER / path] = _DRAWINGS[_kind(drawn[name])][1](drawn[name])
     for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         if _MARKED.search(text):
@@ -84,7 +91,7 @@ def _same(path: Path, content: bytes) -> bool:
 
 
 def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
-    """The json files by name: sets of runs first, then everything else."""
+    """The json files by name: sets of runs first, then experiments, then everything else."""
     contents = {}
     for path in sorted(folder.glob("*.json")):
         try:
@@ -93,7 +100,14 @@ def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
             raise UserError(f"{path} is no json: {error}") from error
         if not isinstance(contents[path.stem], dict):
             raise UserError(f"{path} is no json object, as a file of results is")
-    return dict(sorted(contents.items(), key=lambda item: item[1].get("kind") != KIND))
+    order = [*_DRAWINGS, None]
+    return dict(sorted(contents.items(), key=lambda item: order.index(_kind(item[1]))))
+
+
+def _kind(content: Mapping[str, Any]) -> str | None:
+    """None of what has no kind of its own."""
+    kind = content.get("kind")
+    return kind if kind in _DRAWINGS else None
 
 
 def _fill(text: str, path: Path, contents: Mapping[str, Mapping[str, Any]]) -> str:

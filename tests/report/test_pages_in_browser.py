@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, find_browser
+from made_up_transfer import make_experiment
 
+from det_transfer.report import transferability
 from det_transfer.report.comparison import compare
 from det_transfer.report.comparison_page import comparison_page
 from det_transfer.report.html import render
@@ -65,12 +67,14 @@ def pages(evaluated, tmp_path_factory):
     comparison = folder / "comparison.html"
     comparison.write_text(render(comparison_page(compare(runs, draws=50))), encoding="utf-8")
     report = make_report(evaluated / "frozen_s1", folder / "report.html")
-    return {"report": report, "comparison": comparison}
+    plan = make_experiment(folder / "plan", ("random0", "dissimilar"), skip=["random0_A3B_s1"])
+    transfer = transferability.write(plan)
+    return {"report": report, "comparison": comparison, "transferability": transfer}
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "transferability"])
 def test_page(browser, pages, name, width, dark):
     browser.open(pages[name], width=width, dark=dark)
     assert browser.complaints() == []

@@ -1,0 +1,62 @@
+"""What numbers were measured on and with, as it stands beside them in a json of results.
+
+Such a file is committed: no path of this machine gets into it.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["machine", "relative", "shown", "versions"]
+
+
+def machine(told: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """This machine, or the one that is `told`, and the devices that the runs name."""
+    devices = list(dict.fromkeys(record["device"] for record in records))
+    if told:
+        return {"cpu": told, "devices": devices}
+    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "devices": devices}
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Package -> version; several where runs or sets of them differ."""
+    found: dict[str, dict[str, None]] = {}
+    for known in several:
+        for name, version in known.items():
+            found.setdefault(name, {}).update(dict.fromkeys(version.split(", ")))
+    return {name: ", ".join(names) for name, names in found.items()}
+
+
+def shown(folder: Path, root: Path) -> str:
+    """A run folder as it is written: relative to the checkout; from elsewhere its name alone."""
+    absolute = folder.resolve()
+    if absolute.is_relative_to(root):
+        return absolute.relative_to(root).as_posix()
+    return f"output/{absolute.name}"
+
+
+def relative(text: str, root: Path, folders: Iterable[str] = ()) -> str:
+    """`text` without absolute paths: relative to the checkout or beside it, else the last part.
+
+    Args:
+        folders: run folders, written as :func:`shown` writes them
+    """
+    instead_of = {path: shown(Path(path), root) for path in folders if os.path.isabs(path)}
+    instead_of |= {f"{root}/": ""}
+    if root.parent != root.parent.parent:
+        instead_of |= {f"{root.parent}/": "../"}
+    for path, instead in instead_of.items():
+        # A whole path, not the end or the start of another one.
+        end = "" if path.endswith("/") else r"(?![\w.-])"
+        text = re.sub(rf"(?<![\w.~-]){re.escape(path)}{end}", instead, text)
+    return re.sub(r"(?<![\w.~:/*-])/(?=[\w.])(?:[\w.+-]+/)*", "", text)

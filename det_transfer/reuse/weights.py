@@ -20,7 +20,14 @@ import torchvision
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
-from .files import KNOWN_FILES, digest, read_checkpoint, tensors_of, torchvision_files
+from .files import (
+    KNOWN_FILES,
+    digest,
+    read_checkpoint,
+    tensors_of,
+    torchvision_files,
+    torchvision_network,
+)
 from .preprocessing import MSRA, Preprocessing, preprocessing_of_source
 from .slim import is_slim
 
@@ -38,6 +45,7 @@ class Weights:
         heuristics: of Detectron2's pickles: "Caffe2" for Caffe2's names, another word where names
             are to be matched by their ends, "" for exact names
         architecture: timm's name of the only network that they belong to; "" where not known
+        torchvision: torchvision's name of the network that it publishes them for; "" for others
         frozen: of a slim checkpoint whose frozen part is missing, what it says of it, see
             :mod:`.slim`; else None
         stride_in_1x1: of a ResNet, where known: the bottleneck's stride is in its 1x1 convolution
@@ -48,6 +56,7 @@ class Weights:
     preprocessing: Preprocessing | None = None
     heuristics: str = ""
     architecture: str = ""
+    torchvision: str = ""
     stride_in_1x1: bool | None = None
     frozen: Mapping[str, Any] | None = None
 
@@ -133,6 +142,7 @@ def _from_torchvision(name: str) -> Weights:
         state,
         origin=f"torchvision://{model}.{chosen.name}",
         preprocessing=Preprocessing.from_unit_range(transforms.mean, transforms.std),
+        torchvision=model,
         stride_in_1x1=False,
     )
 
@@ -192,9 +202,11 @@ def _from_file(path: Path, source: str) -> Weights:
         preprocessing, architecture = KNOWN_FILES[sha256]
         weights = replace(weights, preprocessing=preprocessing, architecture=architecture)
     elif sha256 in torchvision_files():
-        transforms = torchvision_files()[sha256].transforms()
+        entry = torchvision_files()[sha256]
+        transforms = entry.transforms()
         own = Preprocessing.from_unit_range(transforms.mean, transforms.std)
-        weights = replace(weights, preprocessing=own, stride_in_1x1=False)
+        network = torchvision_network(entry)
+        weights = replace(weights, preprocessing=own, torchvision=network, stride_in_1x1=False)
     author = str(content.get("__author__", ""))
     if content.get("matching_heuristics"):
         weights = replace(weights, heuristics=author or "unknown")

@@ -8,6 +8,7 @@ of the classes that it was pretrained on. docs/scores.md says when to trust whic
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...reuse.similarity import knn_accuracy, probe_accuracy
 from .covariance import h_score, regularized_h_score, trans_rate
 from .evidence import log_me
 from .reading import cka_with_labels, knn, linear_probe
@@ -34,11 +35,14 @@ class Score:
     title: for the heads of tables
     function: ``(features, labels)`` or ``(probabilities, labels) -> float``
     reads_head: it takes the probabilities of the pretrained classifier
+    tested: of an accuracy, the same on images apart: ``(train, labels, test, labels) -> float``,
+        of tensors
     """
 
     title: str
     function: Callable[..., float]
     reads_head: bool = False
+    tested: Callable[..., float] | None = None
 
 
 # What --scores of tools/rank_backbones.py can name. A new score is a new entry.
@@ -48,8 +52,8 @@ SCORES: dict[str, Score] = {
     "hscore_regularized": Score("H-score, reg.", regularized_h_score),
     "transrate": Score("TransRate", trans_rate),
     "cka": Score("CKA", cka_with_labels),
-    "knn": Score("kNN %", knn),
-    "probe": Score("probe %", linear_probe),
+    "knn": Score("kNN %", knn, tested=knn_accuracy),
+    "probe": Score("probe %", linear_probe, tested=probe_accuracy),
     "leep": Score("LEEP", leep, reads_head=True),
     "nce": Score("NCE", nce, reads_head=True),
 }

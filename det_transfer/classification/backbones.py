@@ -23,6 +23,7 @@ import timm
 import torch
 import torchvision
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
@@ -97,7 +98,7 @@ def open_backbone(source: str) -> Backbone:
         network, weights = _published(weights)
     if weights.startswith("timm://"):
         network = weights.removeprefix("timm://")
-    return _filled(network, read_weights(weights))
+    return _filled(network, read_weights(weights, fetch=PathManager.get_local_path))
 
 
 # Networks ----------------------------------------------------------------------------------------

@@ -35,11 +35,12 @@ def add_classification_config(cfg: CfgNode) -> None:
 
     # -- The network: a trunk to pool5, fully connected layers FC6, FC7, and a classifier a task
     cfg.MODEL.CLASSIFIER = CfgNode()
-    # str: "alexnet" or "vgg16" (torchvision's), "compact_alexnet" (for 32 to 64 px), or "timm"
-    # (MODEL.TIMM.NAME, through its head: features after pooling are pool5).
+    # str: "alexnet" or "vgg16" (torchvision's), "compact_alexnet" (for 32 to 64 px), "timm"
+    # (MODEL.TIMM.NAME, through its head: features after pooling are pool5), or "resnet"
+    # (Detectron2's, of MODEL.RESNETS.{DEPTH,NORM,STRIDE_IN_1X1}).
     cfg.MODEL.CLASSIFIER.NETWORK = "alexnet"
     # list[int]: units of FC6, FC7, ... [-1]: the network's own (4096, 4096 of AlexNet and VGG16;
-    # 512, 512 of the compact one; none of timm's).
+    # 512, 512 of the compact one; none of the others).
     cfg.MODEL.CLASSIFIER.FC = [-1]
     # int: channels of the compact network's first convolution; the others follow. int: its stride.
     cfg.MODEL.CLASSIFIER.COMPACT_WIDTH = 32
@@ -128,7 +129,7 @@ GROWTH_SIZES = {
 
 CHOICES = {
     "INPUT.VIEW.CROP_KIND": ("fixed", "scaled"),
-    "MODEL.CLASSIFIER.NETWORK": ("alexnet", "vgg16", "compact_alexnet", "timm"),
+    "MODEL.CLASSIFIER.NETWORK": ("alexnet", "vgg16", "compact_alexnet", "timm", "resnet"),
     "MODEL.GROWTH.KIND": ("", *GROWTH_SIZES),
     "MODEL.GROWTH.INIT": ("random", "copy"),
     "MODEL.GROWTH.DROPOUT": ("before", "after", "none"),

@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from det_transfer.classification.backbones import _resnet_of, open_backbone
+from det_transfer.classification.trunks import build_trunk
 from det_transfer.errors import UserError
 from det_transfer.reuse import Weights
 from det_transfer.reuse.preprocessing import MSRA, TORCHVISION
@@ -150,3 +151,24 @@ def test_mistakes(source, message, tmp_path):
     source = {"FILE": str(file), "FOLDER": str(tmp_path)}.get(source, source)
     with pytest.raises(UserError, match=message):
         open_backbone(source)
+
+
+def test_detectron2s_resnet_as_the_trunk_of_a_classifier(train, images):
+    """For weights that no network of timm's takes; trained here, and read as a backbone."""
+    options = ("MODEL.CLASSIFIER.NETWORK", "resnet", "MODEL.RESNETS.DEPTH", 18)
+    short = ("SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", 0)
+    trainer = train(*options, "MODEL.RESNETS.NORM", "BN", "MODEL.CLASSIFIER.FC", "[]", *short)
+    trunk = trainer.model.eval().backbone
+    assert list(trunk.named_layers()) == ["stem", "res2", "res3", "res4", "res5"]
+    reading = open_backbone(trainer.cfg.OUTPUT_DIR)(images)
+    assert reading.features.shape == (2, 512)
+
+
+def test_where_the_strides_of_a_resnet_are():
+    for first in (True, False):
+        with torch.device("meta"):
+            trunk = build_trunk("resnet", {"depth": 50, "stride_in_1x1": first, "norm": "FrozenBN"})
+        block = trunk.net.res3[0]
+        strides = (block.conv1.stride, block.conv2.stride)
+        assert strides == (((2, 2), (1, 1)) if first else ((1, 1), (2, 2)))
+        assert trunk.width == 2048

@@ -71,6 +71,11 @@ def open_data(spec: str, flag: str, most: int = 0) -> Source:
             raise UserError(f"--shots {most}: it chooses images; {flag} {spec} has boxes")
         return LabelledBoxes(*parts[1:])
     images = read_images(flag, *parts)
+    if len(images) < len(images.classes):
+        raise UserError(
+            f"{flag} has {len(images)} images of {len(images.classes)} classes; it needs several "
+            "of each"
+        )
     if most:
         order = np.random.default_rng(0).permutation(len(images))
         kept = [order[images.labels[order] == c][:most] for c in range(len(images.classes))]
@@ -78,14 +83,11 @@ def open_data(spec: str, flag: str, most: int = 0) -> Source:
     return LabelledImages(images)
 
 
-def check_data(data: Source, flag: str) -> None:
-    if len(data.classes) < 2:
-        raise UserError(f"{flag} has one class, {data.classes[0]}: there is nothing to tell apart")
-    if len(data.labels) < len(data.classes):
-        raise UserError(
-            f"{flag} has {len(data.labels)} images of {len(data.classes)} classes; it needs "
-            "several of each"
-        )
+def check_classes(data: Source) -> None:
+    present = np.unique(data.labels)
+    if len(present) < 2:
+        name = data.classes[present[0]]
+        raise UserError(f"--data has one class, {name}: there is nothing to tell apart")
 
 
 def match_classes(test: Source, train: Source) -> None:
@@ -127,7 +129,7 @@ def split_name(word: str) -> tuple[str, str]:
 def rank(args: argparse.Namespace) -> dict[str, Any]:
     names = chosen_scores(args.scores)
     train = open_data(args.data, "--data", args.shots)
-    check_data(train, "--data")
+    check_classes(train)
     test = open_data(args.test_data, "--test-data") if args.test_data else None
     if test is not None:
         match_classes(test, train)

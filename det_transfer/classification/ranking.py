@@ -13,6 +13,7 @@ from ..errors import UserError, nearest
 from .backbones import Backbone
 from .extraction import Features
 from .scores import SCORES
+from .scores.inputs import checked, finite
 
 __all__ = ["agreement", "by_score", "chosen_scores", "read_accuracies", "score_all"]
 
@@ -51,8 +52,9 @@ def score_all(
         elif score.reads_head:
             found[name] = score.function(train.probabilities, train.labels)
         elif score.tested and test is not None:
-            sides = (train.values, train.labels, test.values, test.labels)
-            found[name] = score.tested(*(torch.from_numpy(side) for side in sides))
+            checked(train.values, train.labels)
+            sides = [(finite(s.values), torch.from_numpy(s.labels)) for s in (train, test)]
+            found[name] = score.tested(*sides[0], *sides[1])
         else:
             found[name] = score.function(train.values, train.labels)
     return found

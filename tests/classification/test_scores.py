@@ -1,6 +1,7 @@
 """Each score against a direct evaluation of its formula, its known values, and what is refused."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,3 +314,11 @@ def test_other_mistakes():
         leep(np.array([[0.5, 0.5], [1, 0], [1.5, -0.5]]), [0, 1, 1])
     with pytest.raises(UserError, match="source labels are torch"):
         nce(features[:, 0], labels)
+
+
+def test_the_benchmark_measures_every_score(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools/benchmarks"))
+    import transferability
+
+    for name in SCORES:
+        transferability.side(name, 60, 8, 4)()

@@ -14,8 +14,10 @@ from scipy.stats import kendalltau
 
 import det_transfer
 from det_transfer.classification.backbones import Backbone, open_backbone
-from det_transfer.classification.ranking import agreement
+from det_transfer.classification.extraction import Features
+from det_transfer.classification.ranking import agreement, score_all
 from det_transfer.engine.launch import run
+from det_transfer.errors import UserError
 from det_transfer.testing import make_tiny_images
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -184,6 +186,17 @@ def test_a_network_that_diverged(call, shapes, weights, tmp_path):
     assert code == 2
     assert err.splitlines()[-1].startswith("error: bad: features of")
     assert "are not finite: image 0, unit 0 is nan" in err
+
+
+def test_tested_features_that_are_no_numbers():
+    rng = np.random.default_rng(0)
+    labels = np.arange(20) % 2
+    train = Features(rng.normal(size=(20, 3)).astype(np.float32), None, labels)
+    broken = Features(np.full((20, 3), np.nan, np.float32), None, labels)
+    for name in ("probe", "knn"):
+        with pytest.raises(UserError, match="features of 20 of 20 images are not finite"):
+            score_all([name], None, train, broken)
+        assert 0 <= score_all([name], None, train, train)[name] <= 100
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,19 @@ def checked(values: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> tuple[Ten
     Raises:
         UserError: they do not belong together, are no numbers, or nothing can be told from them
     """
+    values = finite(values)
+    return values.double(), checked_labels(labels, len(values))
+
+
+def finite(values: Tensor | ArrayLike) -> Tensor:
+    """(N, D) on the CPU, in its own dtype.
+
+    Raises:
+        UserError: it has another shape, or a value is no number
+    """
     values = torch.as_tensor(values).detach().cpu()
     if values.ndim != 2 or 0 in values.shape:
         raise UserError(f"features have shape {tuple(values.shape)}; they must be (images, units)")
-    labels = checked_labels(labels, len(values))
     bad = ~torch.isfinite(values)
     if bad.any():
         row, column = (int(i) for i in bad.nonzero()[0])
@@ -39,7 +48,7 @@ def checked(values: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> tuple[Ten
             f"image {row}, unit {column} is {float(values[row, column])}; the network diverged, or "
             "its images are not preprocessed as its weights ask"
         )
-    return values.double(), labels
+    return values
 
 
 def checked_labels(labels: Tensor | ArrayLike, images: int) -> Tensor:

@@ -14,6 +14,7 @@ Networks are timm's and torchvision's classifiers, and Detectron2's ``R-50``, ``
 """
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,9 @@ class Reading(NamedTuple):
     """What a backbone says of N images.
 
     Attributes:
-    features: (N, D) float32, what its classifier reads
-    probabilities: (N, Z) float32 of its own classes; None where it has no classifier
-    grid: (N, D, h, w), the map whose mean the features are; None where they are of another kind
+        features: (N, D) float32, what its classifier reads
+        probabilities: (N, Z) float32 of its own classes; None where it has no classifier
+        grid: (N, D, h, w), the map whose mean the features are; None where they are of another kind
     """
 
     features: Tensor
@@ -189,10 +190,14 @@ def _filled(network: str, weights: Weights) -> Backbone:
 
 
 def _resnet_of(weights: Weights) -> str:
-    """Detectron2's name of a ResNet with bottlenecks, by what its tensors are called."""
-    blocks = {name.split(".")[1] for name in weights.state if name.startswith("res4.")}
+    """Detectron2's name of a ResNet with bottlenecks, by what its tensors are called.
+
+    As Detectron2 calls them (res4.0.conv1.weight) or Caffe2 (res4_0_branch2a_w).
+    """
+    blocks = {found[1] for name in weights.state if (found := re.match(r"res4[._](\d+)[._]", name))}
     depths = {6: "R-50", 23: "R-101"}
-    return depths.get(len(blocks), "") if "res5.2.conv3.weight" in weights.state else ""
+    has_bottlenecks = {"res5.2.conv3.weight", "res5_2_branch2c_w"} & set(weights.state)
+    return depths.get(len(blocks), "") if has_bottlenecks else ""
 
 
 def _classifier(net: nn.Module, network: str) -> nn.Linear | None:

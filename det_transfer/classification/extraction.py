@@ -85,7 +85,8 @@ def extract(
 
 def _key(backbone: Backbone, source: Source, size: int) -> str:
     weights = fingerprint(digests(backbone.net.state_dict()))
-    network = f"{backbone.origin} {backbone.preprocessing} {backbone.no_head}"
+    # Networks of the same tensors may differ in strides, which their text tells.
+    network = f"{backbone.net!r} {backbone.preprocessing} {backbone.no_head}"
     words = (_FORMAT, network, weights, source.digest(), str(size))
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
 

@@ -122,6 +122,9 @@ def test_resnets_of_detectron2_are_known_by_their_tensors():
     assert _resnet_of(Weights(state, "x")) == ""
     state["res5.2.conv3.weight"] = torch.ones(1)
     assert _resnet_of(Weights(state, "x")) == "R-101"
+    caffe2 = [f"res4_{k}_branch2a_w" for k in range(6)]
+    state = dict.fromkeys([*caffe2, "res5_2_branch2c_w"], torch.ones(1))
+    assert _resnet_of(Weights(state, "x")) == "R-50"
 
 
 @pytest.mark.skipif(not R50.is_file(), reason=f"{R50} is not there")

@@ -74,7 +74,7 @@ def agreement(
     pairs = [
         (score, accuracy)
         for score, accuracy in zip(scores, accuracies, strict=True)
-        if isinstance(score, float) and math.isfinite(score)
+        if _is_number(score)
     ]
     if len(pairs) < _FEWEST:
         return None
@@ -132,8 +132,9 @@ def read_accuracies(path: Path, backbones: Sequence[str]) -> list[float]:
 
 def by_score(rows: Sequence[Mapping[str, float | str]], name: str) -> list[int]:
     """Numbers of the rows, best first; those without the score last, in their order."""
-    values = [row[name] for row in rows]
-    return sorted(
-        range(len(rows)),
-        key=lambda k: -values[k] if isinstance(values[k], float) else math.inf,
-    )
+    values = [row[name] if _is_number(row[name]) else -math.inf for row in rows]
+    return sorted(range(len(rows)), key=lambda k: -values[k])
+
+
+def _is_number(score: float | str | None) -> bool:
+    return isinstance(score, float) and math.isfinite(score)

@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 import det_transfer
 from det_transfer.classification.backbones import Backbone, open_backbone
 from det_transfer.classification.extraction import Features
-from det_transfer.classification.ranking import agreement, score_all
+from det_transfer.classification.ranking import agreement, by_score, score_all
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
 from det_transfer.testing import make_tiny_images
@@ -186,6 +186,11 @@ def test_a_network_that_diverged(call, shapes, weights, tmp_path):
     assert code == 2
     assert err.splitlines()[-1].startswith("error: bad: features of")
     assert "are not finite: image 0, unit 0 is nan" in err
+
+
+def test_best_first_and_those_without_a_score_last():
+    rows = [{"x": value} for value in (1.0, "no head", 3.0, math.nan, 2.0)]
+    assert by_score(rows, "x") == [2, 4, 0, 1, 3]
 
 
 def test_tested_features_that_are_no_numbers():

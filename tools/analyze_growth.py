@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from det_transfer.classification import ImageClassifier
 from det_transfer.classification.analysis import (
     block_accuracies,
     diversity,
@@ -38,15 +37,13 @@ from det_transfer.classification.analysis import (
     separation,
     top_images,
 )
-from det_transfer.classification.building import build_described
-from det_transfer.classification.checkpoint import ClassifierCheckpointer
+from det_transfer.classification.checkpoint import load_run
 from det_transfer.classification.data import Tasks, build_test_loader
-from det_transfer.config import load_config
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
 from det_transfer.report.scatter import scatter
 from det_transfer.reuse import read_checkpoint
-from det_transfer.run_folder import CONFIG, replacing, write_json
+from det_transfer.run_folder import replacing, write_json
 
 _SIDE = 64  # pixels of an image in a grid of units
 
@@ -69,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
 
 def analyze(folder: Path, name: str, args: argparse.Namespace) -> tuple[dict[str, Any], Any, Any]:
     """The numbers of a run, what its classifier reads (points, channels), and the labels."""
-    cfg, model = load(folder)
+    cfg, model = load_run(folder)
     known = [entry[0] for entry in cfg.DATASETS.CLASSIFICATION]
     if args.dataset not in known:
         raise UserError(f"--dataset {args.dataset}: {folder} has {', '.join(known)}")
@@ -96,21 +93,6 @@ def analyze(folder: Path, name: str, args: argparse.Namespace) -> tuple[dict[str
     with replacing(args.output / f"units_{re.sub(r'[^A-Za-z0-9]+', '_', name)}.png") as path:
         grid.save(path, format="png")
     return numbers, read[chosen], labels[chosen]
-
-
-def load(folder: Path) -> tuple[Any, ImageClassifier]:
-    """The config of a run and the network of its last checkpoint."""
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} is no run folder: it has no {CONFIG}")
-    cfg = load_config(str(folder / CONFIG)).cfg
-    tag = folder / "last_checkpoint"
-    if not tag.is_file():
-        raise UserError(f"{folder} has no checkpoint yet")
-    source = str(folder / tag.read_text().strip())
-    model = build_described(cfg, source).to(cfg.MODEL.DEVICE)
-    model.new = set()
-    ClassifierCheckpointer(model, cfg=cfg).load_detector(source)
-    return cfg, model.eval()
 
 
 def embed(points: np.ndarray, seed: int) -> np.ndarray:

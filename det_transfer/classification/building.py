@@ -268,6 +268,13 @@ def _options(cfg: CfgNode) -> dict[str, Any]:
     options = cfg.MODEL.CLASSIFIER
     if options.NETWORK == "timm":
         return {"name": cfg.MODEL.TIMM.NAME}
+    if options.NETWORK == "resnet":
+        resnet = cfg.MODEL.RESNETS
+        return {
+            "depth": resnet.DEPTH,
+            "stride_in_1x1": resnet.STRIDE_IN_1X1,
+            "norm": resnet.NORM,
+        }
     if options.NETWORK == "compact_alexnet":
         norm = {"norm": True} if options.COMPACT_NORM else {}  # older checkpoints do not name it
         return {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE, **norm}

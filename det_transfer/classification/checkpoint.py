@@ -1,20 +1,23 @@
 """Checkpoints of classifiers: they say what was grown, and loading is strict."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from ..config import load_config
 from ..engine.checkpoint import TransferCheckpointer
 from ..errors import UserError
 from ..reuse import Weights, frozen_tensors, is_frozen
-from .building import DESCRIPTION, source_of_transfer
+from ..run_folder import CONFIG
+from .building import DESCRIPTION, build_described, source_of_transfer
 from .classifier import ImageClassifier
 from .transfer import Transfer
 
-__all__ = ["ClassifierCheckpointer"]
+__all__ = ["ClassifierCheckpointer", "load_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -145,3 +148,22 @@ class ClassifierCheckpointer(TransferCheckpointer):
             for task, module in model.classifiers.items()
             if not any(name.startswith(f"classifiers.{task}.") for name in model.new)
         ]
+
+
+def load_run(folder: Path) -> tuple[CfgNode, ImageClassifier]:
+    """The config of a run folder and the classifier of its last checkpoint, in evaluation mode.
+
+    Raises:
+        UserError: it is no run folder, or has no checkpoint
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is no run folder: it has no {CONFIG}")
+    cfg = load_config(str(folder / CONFIG)).cfg
+    tag = folder / "last_checkpoint"
+    if not tag.is_file():
+        raise UserError(f"{folder} has no checkpoint yet")
+    source = str(folder / tag.read_text().strip())
+    model = build_described(cfg, source).to(cfg.MODEL.DEVICE)
+    model.new = set()
+    ClassifierCheckpointer(model, cfg=cfg).load_detector(source)
+    return cfg, model.eval()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
+from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
@@ -80,6 +81,29 @@ class TimmTrunk(Trunk):
         return self.net(images)
 
 
+class ResNetTrunk(Trunk):
+    """Detectron2's ResNet and the mean of its last map; ``net`` has Detectron2's own names.
+
+    For weights whose bottlenecks have their stride in the 1x1 convolution, as MSRA's have: timm's
+    ResNets have it in the 3x3.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152
+        norm: see :func:`detectron2.layers.get_norm`
+    """
+
+    def __init__(self, depth: int, stride_in_1x1: bool, norm: str):
+        options = {} if depth < 50 else {"stride_in_1x1": stride_in_1x1}
+        stages = ResNet.make_default_stages(depth, norm=norm, **options)
+        net = ResNet(BasicStem(norm=norm), stages, out_features=["res5"])
+        groups = {name: [module] for name, module in net.named_children()}
+        super().__init__(groups, net.output_shape()["res5"].channels)
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)["res5"].mean(dim=(2, 3))
+
+
 def _stages(net: nn.Module) -> dict[str, list[nn.Module]]:
     """ "stage1", ... by where timm says that the features of a stride end, and what follows."""
     ends = [level["module"] for level in getattr(net, "feature_info", ())]
@@ -116,6 +140,7 @@ def _plain(build: Callable[..., Plain]) -> Callable[..., Trunk]:
 TRUNKS: dict[str, Callable[..., Trunk]] = {
     **{name: _plain(build) for name, build in PLAIN.items()},
     "timm": TimmTrunk,
+    "resnet": ResNetTrunk,
 }
 # The widths of FC6, FC7 that belong to it.
 WIDTHS: dict[str, tuple[int, ...]] = {
@@ -124,6 +149,7 @@ WIDTHS: dict[str, tuple[int, ...]] = {
     "caffenet": (4096, 4096),
     "compact_alexnet": (512, 512),
     "timm": (),
+    "resnet": (),
 }
 # Standard deviation and bias of FC6, FC7 where the network's authors name them; else He's and 0.
 # Source: BVLC/caffe, models/bvlc_reference_caffenet/train_val.prototxt.

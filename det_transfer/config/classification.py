@@ -41,11 +41,12 @@ def add_classification_config(cfg: CfgNode) -> None:
     # -- The network: a trunk to pool5, fully connected layers FC6, FC7, and a classifier a task
     cfg.MODEL.CLASSIFIER = CfgNode()
     # str: "alexnet" or "vgg16" (torchvision's), "caffenet" (Caffe's AlexNet, with groups and local
-    # response norms, for 227 px), "compact_alexnet" (for 32 to 64 px), or "timm" (MODEL.TIMM.NAME,
-    # through its head: features after pooling are pool5).
+    # response norms, for 227 px), "compact_alexnet" (for 32 to 64 px), "timm" (MODEL.TIMM.NAME,
+    # through its head: features after pooling are pool5), or "resnet" (Detectron2's, of
+    # MODEL.RESNETS.{DEPTH,NORM,STRIDE_IN_1X1}).
     cfg.MODEL.CLASSIFIER.NETWORK = "alexnet"
     # list[int]: units of FC6, FC7, ... [-1]: the network's own (4096, 4096 of AlexNet, CaffeNet and
-    # VGG16; 512, 512 of the compact one; none of timm's).
+    # VGG16; 512, 512 of the compact one; none of the others).
     cfg.MODEL.CLASSIFIER.FC = [-1]
     # int: channels of the compact network's first convolution; the others follow. int: its stride.
     cfg.MODEL.CLASSIFIER.COMPACT_WIDTH = 32
@@ -161,6 +162,7 @@ CHOICES = {
         "caffenet",
         "compact_alexnet",
         "timm",
+        "resnet",
     ),
     "MODEL.GROWTH.KIND": ("", *GROWTH_SIZES),
     "MODEL.GROWTH.INIT": ("random", "copy"),

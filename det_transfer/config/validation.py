@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from ..errors import nearest, raise_all
 from .classification import CHOICES, classification_problems
 from .reading import leaves
+from .reuse import reuse_problems
 
 __all__ = ["advice", "validate"]
 
@@ -24,6 +25,7 @@ _CHOICES = {
     "MODEL.CONV_DECODER.TOP_BLOCK": ("maxpool", "p6", "p6p7", "p6p7_of_p5", ""),
     "MODEL.NASFPN.ACTIVATION": ("relu", "swish"),
     "MODEL.NASFPN.BLOCK": ("plain", "bottleneck"),
+    "MODEL.PLAIN.NAME": ("alexnet", "caffenet", "vgg16", "compact_alexnet"),
     "MODEL.RPN.ACTIVATION": ("relu", "swish"),
     "MODEL.ROI_BOX_HEAD.ACTIVATION": ("relu", "swish"),
     "MODEL.ROI_MASK_HEAD.ACTIVATION": ("relu", "swish"),
@@ -55,6 +57,8 @@ _POSITIVE = (
     "MODEL.NASFPN.REPEATS",
     "MODEL.CONV_DECODER.CHANNELS",
     "MODEL.CONV_DECODER.NUM_CONV",
+    "MODEL.PLAIN.COMPACT_WIDTH",
+    "MODEL.PLAIN.COMPACT_STRIDE",
 )
 
 
@@ -76,7 +80,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
                 if values[key] not in choices
             ),
             *(f"{key} is {values[key]}; it must be > 0" for key in _POSITIVE if values[key] <= 0),
-            *_reuse_problems(cfg, explicit),
+            *reuse_problems(cfg, explicit),
             *_head_problems(cfg, values),
             *_input_problems(cfg),
             *_copy_paste_problems(cfg),
@@ -87,56 +91,6 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *_tracking_problems(cfg),
             *classification_problems(cfg),
         ]
-    )
-
-
-def _reuse_problems(cfg: CfgNode, explicit: frozenset[str]) -> Iterator[str]:
-    reuse = cfg.MODEL.REUSE
-    mode = reuse.MODE
-    freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
-    all_frozen = mode == "frozen" and freeze_at >= 5
-    if mode and "MODEL.BACKBONE.FREEZE_AT" in explicit and not all_frozen:
-        yield (
-            f"MODEL.BACKBONE.FREEZE_AT {freeze_at} contradicts MODEL.REUSE.MODE {mode!r}, which "
-            "decides alone what is frozen; leave one of them out (mode 'partial' freezes "
-            "MODEL.REUSE.STAGES)"
-        )
-    if "adapters" not in mode:
-        adapters = sorted(key for key in explicit if key.startswith("MODEL.ADAPTERS."))
-        if adapters and mode:
-            yield f"{adapters[0]} is for modes with adapters; MODEL.REUSE.MODE is {mode!r}"
-    if mode == "partial" and not (reuse.STAGES or reuse.PATTERNS):
-        yield "MODEL.REUSE.MODE 'partial' needs MODEL.REUSE.STAGES or MODEL.REUSE.PATTERNS"
-    for key in ("STAGES", "PATTERNS"):
-        if reuse[key] and mode != "partial":
-            yield f"MODEL.REUSE.{key} is for MODEL.REUSE.MODE 'partial'; the mode is {mode!r}"
-    if reuse.FAST and (mode != "frozen" or reuse.DROPOUT != "off"):
-        yield (
-            f"MODEL.REUSE.FAST is for MODEL.REUSE.MODE 'frozen' with DROPOUT 'off'; here it is "
-            f"{mode!r} with {reuse.DROPOUT!r}"
-        )
-    if reuse.COMPILE and not reuse.FAST:
-        yield "MODEL.REUSE.COMPILE needs MODEL.REUSE.FAST True"
-    if reuse.TRAIN_ONLY and not cfg.MODEL.WEIGHTS:
-        yield (
-            f"MODEL.REUSE.TRAIN_ONLY {reuse.TRAIN_ONLY} takes on a trained detector, but "
-            "MODEL.WEIGHTS is empty; name a checkpoint, e.g. <run>/model_final.pth"
-        )
-    for key in ("LR_MULT", "WEIGHT_DECAY"):
-        for entry in reuse[key]:
-            if not _is_part_and_number(entry):
-                yield (
-                    f"MODEL.REUSE.{key} has {entry!r}; each entry is [part, number >= 0], e.g. "
-                    "['trunk', 0.1]"
-                )
-    if cfg.MODEL.TRUNK.NAME == "build_timm_backbone" and not cfg.MODEL.TIMM.NAME:
-        yield "MODEL.TIMM.NAME is empty; name a timm model, e.g. tf_efficientnet_lite0"
-
-
-def _is_part_and_number(entry: Any) -> bool:
-    sound = isinstance(entry, list | tuple) and len(entry) == 2
-    return (
-        sound and isinstance(entry[0], str) and isinstance(entry[1], int | float) and entry[1] >= 0
     )
 
 

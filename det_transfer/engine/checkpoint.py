@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import UserError
 from ..reuse import (
     MODES,
+    LoadReport,
     Preprocessing,
     Weights,
     adapter_tensors,
@@ -51,12 +52,14 @@ class TransferCheckpointer(DetectionCheckpointer):
     Attributes:
         origin (str): what was loaded, for the log and ``run.json``
         whole_model (bool): whether that was a whole detector, rather than the trunk alone
+        trunk_report (LoadReport): of the trunk, where that was loaded alone; else None
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode, **checkpointables):
         super().__init__(model, save_dir, **checkpointables)
         self._mode = cfg.MODEL.REUSE.MODE
         self._train_only = list(cfg.MODEL.REUSE.TRAIN_ONLY)
+        self._cut = cfg.MODEL.REUSE.LOAD_STAGES
         self._weights_wanted = MODES[self._mode].weights
         self._input = Preprocessing(
             cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
@@ -66,6 +69,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         self._frozen_origin = ""  # where what is frozen had come from at first; "": random
         self.origin = "random initialisation"
         self.whole_model = False
+        self.trunk_report: LoadReport | None = None
         self._all_needed = ""  # why every tensor must be found, "" where some may be missing
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
@@ -111,6 +115,7 @@ class TransferCheckpointer(DetectionCheckpointer):
             UserError: the source has other heads or classes, or only a trunk
         """
         self._all_needed = "its classes or heads are other ones: take the config of its own run"
+        self._cut = -1  # it was cut when its training began
         self.load(path, checkpointables=[])
         if not self.whole_model:
             raise UserError(
@@ -123,7 +128,8 @@ class TransferCheckpointer(DetectionCheckpointer):
         """Load a detector or the trunk's weights.
 
         Args:
-            path: see :func:`det_transfer.reuse.read_weights`; "" leaves the random initialisation
+            path: see :func:`det_transfer.reuse.read_weights`; a run folder stands for its last
+                checkpoint; "" leaves the random initialisation
             checkpointables: what to load beside the model; None: everything (resuming)
 
         Raises:
@@ -134,14 +140,19 @@ class TransferCheckpointer(DetectionCheckpointer):
             return {}
         if checkpointables is None:
             self._all_needed = "resume with the config that the run was started with"
+            self._cut = -1
+        if self._cut == 0:
+            logger.info("Trunk: nothing is loaded from %s (MODEL.REUSE.LOAD_STAGES 0)", path)
+            return {}
+        path = _checkpoint_of(path)
         self.origin = path
         self._frozen_entry, self._frozen_origin = None, path
         if path.startswith(_TRUNK_SCHEMES):
             self._load_trunk(read_weights(path, trunk=self._trunk()))
             return {}
         weights = read_weights(path, fetch=PathManager.get_local_path, trunk=self._trunk())
-        if not self._is_detector(weights):
-            if self._as_detectron2():
+        if self._cut > 0 or not self._is_detector(weights):
+            if self._cut < 0 and self._as_detectron2():
                 return super().load(path, checkpointables)
             self._load_trunk(weights)
             return {}
@@ -225,7 +236,9 @@ class TransferCheckpointer(DetectionCheckpointer):
 
     def _as_detectron2(self) -> bool:
         """Whether a file that is no whole model is left to Detectron2's own matching of names."""
-        return self._mode == "" and not hasattr(self._trunk(), "timm_name")
+        trunk = self._trunk()
+        ours = hasattr(trunk, "timm_name") or hasattr(trunk, "plain_name")
+        return self._mode == "" and not ours
 
     def _needs_whole_trunk(self) -> bool:
         return self._weights_wanted == "all"
@@ -261,7 +274,8 @@ class TransferCheckpointer(DetectionCheckpointer):
                 f"{weights.origin} holds only what was trained, and {weights.frozen['file']} is "
                 "not beside it"
             )
-        report = load_trunk(trunk, weights, strict=self._needs_whole_trunk())
+        report = load_trunk(trunk, weights, strict=self._needs_whole_trunk(), stages=self._cut)
+        self.trunk_report = report
         logger.info("Trunk: %s", report)
 
     def _check_preprocessing(self, weights: Weights) -> None:
@@ -275,6 +289,12 @@ class TransferCheckpointer(DetectionCheckpointer):
         problem = check_preprocessing(weights.preprocessing, self._input)
         if problem:
             raise UserError(f"{weights.origin}: {problem}")
+
+
+def _checkpoint_of(source: str) -> str:
+    """The last checkpoint of a run folder; any other source as it is."""
+    tag = Path(source) / "last_checkpoint"
+    return str(tag.with_name(tag.read_text().strip())) if tag.is_file() else source
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

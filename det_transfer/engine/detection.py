@@ -49,6 +49,11 @@ def prepare(config: Config) -> list[str | None]:
     """Register the datasets of the config, take the class count from them, and check them."""
     if not config.cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name a dataset; the classes come from it")
+    if config.cfg.DATASETS.LABEL_NOISE:
+        raise UserError(
+            f"DATASETS.LABEL_NOISE {config.cfg.DATASETS.LABEL_NOISE} is for classifiers "
+            "(tools/train_classifier.py); objects keep their classes: set it to 0"
+        )
     check_levels(config.cfg)
     register_datasets(config.cfg)
     lines = [

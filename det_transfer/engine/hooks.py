@@ -144,6 +144,8 @@ class RunRecord(HookBase):
             self._content["seconds"] |= before.get("seconds", {})
             self._content["peak_memory_bytes"] = before.get("peak_memory_bytes", {})
             self.weights = before.get("weights") or self.weights
+            if "trunk" in before:  # what was loaded when it began
+                self._content["trunk"] = before["trunk"]
             self._content["evaluations"] = [
                 entry for entry in before.get("evaluations", ()) if entry["iteration"] < start_iter
             ]

@@ -304,6 +304,8 @@ class TransferTrainer(DefaultTrainer):
         if resume:
             self._tracked_before = ids_before(self.cfg.OUTPUT_DIR)
         self.record.weights = self.checkpointer.origin
+        if self.checkpointer.trunk_report is not None:
+            self.record.add(trunk=self.checkpointer.trunk_report.counts())
         self.record.carry_over(self.start_iter)
         if self.selection and self.selection.exhausted:
             logger.info("this run has ended early: nothing is left to train")

@@ -4,7 +4,9 @@ from .backbone import (
     DECODERS,
     NASFPN,
     ConvDecoder,
+    PlainBackbone,
     TimmBackbone,
+    build_plain_backbone,
     build_reuse_backbone,
     build_timm_backbone,
 )
@@ -16,6 +18,7 @@ __all__ = [
     "DECODERS",
     "NASFPN",
     "ConvDecoder",
+    "PlainBackbone",
     "SharedBackboneDetector",
     "TimmBackbone",
     "TransferBoxHead",
@@ -23,6 +26,7 @@ __all__ = [
     "TransferMaskHead",
     "TransferRPNHead",
     "TransferRetinaNet",
+    "build_plain_backbone",
     "build_reuse_backbone",
     "build_timm_backbone",
 ]

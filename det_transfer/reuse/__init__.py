@@ -23,7 +23,7 @@ from .modes import MODES, Mode, apply_mode, mode_of, reuse, trunk_of
 from .norms import train_norms
 from .only import train_only
 from .preprocessing import Preprocessing, check_preprocessing
-from .stages import stage_ends
+from .stages import stage_ends, tensors_up_to
 from .table import format_table, reuse_table, trainable_line
 from .weights import Weights, read_weights
 
@@ -58,6 +58,7 @@ __all__ = [
     "reuse_table",
     "save_adapters",
     "stage_ends",
+    "tensors_up_to",
     "train_norms",
     "train_only",
     "trainable_line",

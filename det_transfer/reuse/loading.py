@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .adapters import base_state
 from .names import COUNTER, match_names
+from .stages import LOAD_STAGES, tensors_up_to
 from .weights import Weights
 
 __all__ = ["LoadReport", "load_trunk"]
@@ -23,10 +25,11 @@ class LoadReport:
 
     origin: str
     matched: int
-    total: int  # tensors of the trunk, BatchNorm's step counters apart
+    total: int  # tensors that were to be loaded, BatchNorm's step counters apart
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]  # of the file: its classifier, or heads of a detector
     shape_mismatch: tuple[str, ...]  # "name (64, 3, 7, 7) in the file, (64, 3, 3, 3) here"
+    beyond: tuple[str, ...] = ()  # of the trunk behind the cut: these stay as initialised
 
     def __str__(self) -> str:
         parts = [f"{self.matched} of {self.total} tensors from {self.origin}"]
@@ -34,28 +37,46 @@ class LoadReport:
             ("missing", self.missing),
             ("of another shape", self.shape_mismatch),
             ("of the file left over", self.unexpected),
+            (f"behind the cut ({LOAD_STAGES}) as initialised", self.beyond),
         ]:
             if names:
                 parts.append(f"{len(names)} {what} ({_first(names)})")
         return "; ".join(parts)
 
+    def counts(self) -> dict[str, Any]:
+        """For json: what was read, and how many tensors were and were not loaded."""
+        return {
+            "origin": self.origin,
+            "loaded": self.matched,
+            "not_loaded": len(self.missing) + len(self.shape_mismatch),
+            "left_as_initialised": len(self.beyond),
+        }
 
-def load_trunk(trunk: nn.Module, weights: Weights, *, strict: bool) -> LoadReport:
+
+def load_trunk(trunk: nn.Module, weights: Weights, *, strict: bool, stages: int = -1) -> LoadReport:
     """Copy weights into `trunk`, in its own dtype and on its own device.
 
     Args:
         trunk: the pretrained network without a decoder, e.g. a ResNet or a ``TimmBackbone``
         weights: see :func:`det_transfer.reuse.read_weights`
         strict: every tensor must be found, as a frozen trunk needs
+        stages: the trunk is cut behind so many stages, see :mod:`.stages`: what lies beyond stays
+            as it is; -1: no cut
 
     Raises:
         UserError: fewer than half of the trunk's tensors are there; with `strict` any is missing
-            or of another shape; or the weights are known to be of a variant of the architecture
-            that has the same tensors and computes something else. The trunk is unchanged then.
+            or of another shape; what the cut leaves at random stands still; or the weights are
+            known to be of a variant of the architecture that has the same tensors and computes
+            something else. The trunk is unchanged then.
     """
     _check_variant(trunk, weights)
-    ours = base_state(trunk)  # adapters are not in the weights of their base
-    found = match_names(ours, weights.state)
+    every = base_state(trunk)  # adapters are not in the weights of their base
+    inside = set(every) if stages < 0 else tensors_up_to(trunk, stages)
+    ours = {name: tensor for name, tensor in every.items() if name in inside}
+    beyond = tuple(n for n in every if n not in inside and not n.endswith(COUNTER))
+    _check_beyond(trunk, beyond, stages)
+    # Names are matched as a whole: a part may look like another network's.
+    found = {a: b for a, b in match_names(every, weights.state).items() if a in inside}
     learned = [name for name in ours if not name.endswith(COUNTER)]
     fitting = {a: b for a, b in found.items() if ours[a].shape == weights.state[b].shape}
     used = set(found.values())
@@ -71,6 +92,7 @@ def load_trunk(trunk: nn.Module, weights: Weights, *, strict: bool) -> LoadRepor
             for a, b in found.items()
             if a not in fitting and not a.endswith(COUNTER)
         ),
+        beyond=beyond,
     )
     _check_report(report, strict)
     with torch.no_grad():
@@ -80,6 +102,18 @@ def load_trunk(trunk: nn.Module, weights: Weights, *, strict: bool) -> LoadRepor
             ours[name].copy_(value)
     _forget_caches(trunk)
     return report
+
+
+def _check_beyond(trunk: nn.Module, beyond: tuple[str, ...], stages: int) -> None:
+    """Refuse a cut that leaves at random what will never be learned."""
+    frozen = {name for name, p in trunk.named_parameters() if not p.requires_grad}
+    still = [name for name in beyond if name in frozen]
+    if still:
+        raise UserError(
+            f"{LOAD_STAGES} {stages} leaves {len(still)} frozen tensors of the trunk at random "
+            f"({_first(still)}); take MODEL.REUSE.MODE 'partial' with MODEL.REUSE.STAGES {stages}, "
+            "or 'finetune'"
+        )
 
 
 def _check_report(report: LoadReport, strict: bool) -> None:
@@ -114,6 +148,11 @@ def _check_variant(trunk: nn.Module, weights: Weights) -> None:
                 f"{weights.origin} are weights of timm's {weights.architecture}, but "
                 f"MODEL.TIMM.NAME is {name}; set MODEL.TIMM.NAME to {weights.architecture}"
             )
+    here = getattr(trunk, "plain_name", "")
+    if weights.plain and here and here != weights.plain:
+        raise UserError(
+            f"{weights.origin} are weights of {weights.plain}, but MODEL.PLAIN says {here}"
+        )
     here = _stride_in_1x1(trunk)
     if None not in (here, weights.stride_in_1x1) and here != weights.stride_in_1x1:
         raise UserError(

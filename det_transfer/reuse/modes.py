@@ -12,7 +12,7 @@ from .fast import make_fast
 from .freeze import freeze
 from .matching import matching
 from .norms import train_norms
-from .stages import first_stages
+from .stages import LOAD_STAGES, first_stages
 
 __all__ = ["MODES", "Mode", "apply_mode", "mode_of", "reuse", "trunk_of"]
 
@@ -143,6 +143,9 @@ def apply_mode(trunk: nn.Module, mode: str, **options: Any) -> nn.Module:
 def reuse(trunk: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     """:func:`apply_mode` as the REUSE and ADAPTERS of a config's MODEL say it."""
     options = {key.lower(): value for key, value in config["REUSE"].items()}
+    cut = options.get("load_stages", -1)
+    if cut > 0:  # said now, long before there are weights to load
+        first_stages(trunk, cut, LOAD_STAGES)
     adapters = {key.lower(): value for key, value in config["ADAPTERS"].items()}
     return apply_mode(trunk, options.pop("mode"), adapters=adapters, **options)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from .files import KNOWN_FILES, digest, read_checkpoint, tensors_of, torchvision_files
+from .plain import plain_name
 from .preprocessing import MSRA, Preprocessing, preprocessing_of_source
 from .slim import is_slim
 
@@ -38,6 +39,7 @@ class Weights:
         heuristics: of Detectron2's pickles: "Caffe2" for Caffe2's names, another word where names
             are to be matched by their ends, "" for exact names
         architecture: timm's name of the only network that they belong to; "" where not known
+        plain: the same of a plain network, see :mod:`.plain`
         frozen: of a slim checkpoint whose frozen part is missing, what it says of it, see
             :mod:`.slim`; else None
         stride_in_1x1: of a ResNet, where known: the bottleneck's stride is in its 1x1 convolution
@@ -48,6 +50,7 @@ class Weights:
     preprocessing: Preprocessing | None = None
     heuristics: str = ""
     architecture: str = ""
+    plain: str = ""
     stride_in_1x1: bool | None = None
     frozen: Mapping[str, Any] | None = None
 
@@ -184,6 +187,7 @@ def _from_file(path: Path, source: str) -> Weights:
     weights = Weights(tensors_of(content, source), origin=f"{source} (sha256 {sha256})")
     if is_slim(content):
         weights = replace(weights, frozen=content["frozen"])
+    weights = replace(weights, **_of_classifier(content))
     own = content.get("preprocessing")
     if isinstance(own, dict) and own.keys() == {"format", "mean", "std"}:  # a checkpoint of ours
         own = Preprocessing.from_dict(own)
@@ -201,6 +205,17 @@ def _from_file(path: Path, source: str) -> Weights:
     if "MSRA" in author:  # the file says itself whose network it is
         weights = replace(weights, preprocessing=MSRA, stride_in_1x1=True)
     return weights
+
+
+def _of_classifier(content: Mapping[str, Any]) -> dict[str, str]:
+    """Of a checkpoint of tools/train_classifier.py, the network that it says to be of."""
+    described = content.get("classifier")
+    if not isinstance(described, dict) or "architecture" not in described:
+        return {}
+    network, options = (described["architecture"][key] for key in ("network", "options"))
+    if network == "timm":
+        return {"architecture": options["name"].split(".")[0]}
+    return {"plain": plain_name(network, options)}
 
 
 def _line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from ...errors import UserError
 from ...stream import BROKEN, PositionedBatches, PositionedDataset, TrainLoader, seeded
 from .image_set import ImageSet
-from .tasks import Tasks, subset
+from .tasks import Tasks, training_images
 
 __all__ = ["ClassificationMapper", "build_test_loader", "build_train_loader", "view"]
 
@@ -184,8 +184,8 @@ class FixedViews(PositionedDataset):
 def train_records(cfg: CfgNode) -> Records:
     """All training sets of the config, or the part of them that it asks for."""
     tasks = Tasks(cfg)
-    parts = [(subset(cfg, tasks.images(name)), tasks.of(name)) for name in cfg.DATASETS.TRAIN]
-    return Records(parts)
+    names = cfg.DATASETS.TRAIN
+    return Records([(training_images(cfg, tasks, name), tasks.of(name)) for name in names])
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:

@@ -2,16 +2,20 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
+from numpy.typing import NDArray
 
 from ...errors import UserError, nearest, raise_all
 from .image_set import ImageSet
+from .noise import noisy
 from .readers import read_images
 
-__all__ = ["Tasks", "check_tasks", "image_set", "subset"]
+__all__ = ["Tasks", "check_tasks", "image_set", "noise_of", "subset", "training_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +104,41 @@ def subset(cfg: CfgNode, images: ImageSet) -> ImageSet:
 
     10 % lie inside 25 %, and 5 shots inside 10. A class keeps at least one image.
     """
+    kept = _chosen(cfg, images)
+    return images if len(kept) == len(images) else images.only(kept)
+
+
+def _chosen(cfg: CfgNode, images: ImageSet) -> NDArray[np.int64]:
+    """The indices of :func:`subset`."""
     fraction, shots = cfg.DATASETS.TRAIN_FRACTION, cfg.DATASETS.TRAIN_SHOTS
     if fraction == 1 and not shots:
-        return images
+        return np.arange(len(images))
     order = np.random.default_rng(cfg.DATASETS.SUBSET_SEED).permutation(len(images))
     kept: list[Sequence[int]] = []
     for k, count in enumerate(images.counts().tolist()):
         wanted = shots or max(1, round(fraction * count))
         kept.append(order[images.labels[order] == k][:wanted])
-    return images.only(np.sort(np.concatenate(kept)))
+    return np.sort(np.concatenate(kept))
+
+
+def training_images(cfg: CfgNode, tasks: Tasks, name: str) -> ImageSet:
+    """A training set as it is trained on: :func:`subset`, with DATASETS.LABEL_NOISE."""
+    images = tasks.images(name)
+    part = subset(cfg, images)
+    share = cfg.DATASETS.LABEL_NOISE
+    if not share:
+        return part
+    seed = cfg.DATASETS.SUBSET_SEED
+    labels = noisy(part.labels, _chosen(cfg, images), len(part.classes), share, seed)
+    return replace(part, labels=labels)
+
+
+def noise_of(cfg: CfgNode) -> dict[str, Any]:
+    """For run.json: share, seed, and of each training set how many labels were exchanged."""
+    tasks, share = Tasks(cfg), cfg.DATASETS.LABEL_NOISE
+    exchanged = {}
+    for name in cfg.DATASETS.TRAIN:
+        before, after = subset(cfg, tasks.images(name)), training_images(cfg, tasks, name)
+        wrong = int((before.labels != after.labels).sum())
+        exchanged[name] = {"exchanged": wrong, "of": len(after)}
+    return {"share": share, "seed": cfg.DATASETS.SUBSET_SEED, "sets": exchanged}

@@ -67,12 +67,13 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
 
     # -- Plain trunks (build_plain_backbone), the networks of tools/train_classifier.py
     cfg.MODEL.PLAIN = CfgNode()
-    # str: "alexnet" or "vgg16" (torchvision's), or "compact_alexnet".
+    # str: "alexnet" or "vgg16" (torchvision's), "caffenet" (Caffe's AlexNet), "compact_alexnet".
     cfg.MODEL.PLAIN.NAME = "alexnet"
-    # list[str]: as MODEL.TIMM.OUT_FEATURES. AlexNet has res2 to res5, VGG16 res1 to res5, the
-    # compact network as it stands res1 to res4; the coarsest is that of the last pooling.
+    # list[str]: as MODEL.TIMM.OUT_FEATURES. The two AlexNets have res2 to res5, VGG16 res1 to res5,
+    # the compact network as it stands res1 to res4; the coarsest is that of the last pooling.
     cfg.MODEL.PLAIN.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    # int, int, bool: of "compact_alexnet", as the keys of MODEL.CLASSIFIER with these names.
+    # int, int, bool: of "compact_alexnet", channels and stride of the first convolution, as in
+    # MODEL.CLASSIFIER, and whether a batch norm stands behind each.
     cfg.MODEL.PLAIN.COMPACT_WIDTH = 32
     cfg.MODEL.PLAIN.COMPACT_STRIDE = 2
     cfg.MODEL.PLAIN.COMPACT_NORM = False

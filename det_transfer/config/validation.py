@@ -25,7 +25,7 @@ _CHOICES = {
     "MODEL.CONV_DECODER.TOP_BLOCK": ("maxpool", "p6", "p6p7", "p6p7_of_p5", ""),
     "MODEL.NASFPN.ACTIVATION": ("relu", "swish"),
     "MODEL.NASFPN.BLOCK": ("plain", "bottleneck"),
-    "MODEL.PLAIN.NAME": ("alexnet", "vgg16", "compact_alexnet"),
+    "MODEL.PLAIN.NAME": ("alexnet", "caffenet", "vgg16", "compact_alexnet"),
     "MODEL.RPN.ACTIVATION": ("relu", "swish"),
     "MODEL.ROI_BOX_HEAD.ACTIVATION": ("relu", "swish"),
     "MODEL.ROI_MASK_HEAD.ACTIVATION": ("relu", "swish"),

@@ -30,7 +30,7 @@ class Plain:
     names: tuple[str, ...]
 
 
-def _alexnet() -> Plain:
+def _alexnet(side: int = 6) -> Plain:
     """Source: torchvision.models.alexnet (Krizhevsky 2014, "One weird trick"); no groups."""
     plan = [(3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1)]
     plan.append((256, 256, 3, 1, 1))
@@ -39,7 +39,7 @@ def _alexnet() -> Plain:
         layers += [nn.Conv2d(*channels, kernel, stride, padding), nn.ReLU(inplace=True)]
         if number in (1, 2, 5):
             layers.append(nn.MaxPool2d(3, 2))
-    return Plain(nn.Sequential(*layers), 256, 6, _numbered(5))
+    return Plain(nn.Sequential(*layers), 256, side, _numbered(5))
 
 
 def _caffenet() -> Plain:
@@ -64,17 +64,17 @@ def _caffenet() -> Plain:
     return Plain(nn.Sequential(*layers), 256, 6, _numbered(5))
 
 
-def _vgg16() -> Plain:
+def _vgg16(side: int = 7) -> Plain:
     """Source: torchvision.models.vgg16 (Simonyan and Zisserman 2015, D)."""
     names, block, number = [], 1, 0
     for entry in vgg_plans["D"]:
         block, number = (block + 1, 0) if entry == "M" else (block, number + 1)
         if entry != "M":
             names.append(f"conv{block}_{number}")
-    return Plain(make_layers(vgg_plans["D"]), 512, 7, tuple(names))
+    return Plain(make_layers(vgg_plans["D"]), 512, side, tuple(names))
 
 
-def _compact(width: int, stride: int, norm: bool = False) -> Plain:
+def _compact(width: int, stride: int, side: int = 4, norm: bool = False) -> Plain:
     """AlexNet's five convolutions for images of 32 to 64 px; pool5 is 4 x 4.
 
     Args:
@@ -97,12 +97,16 @@ def _compact(width: int, stride: int, norm: bool = False) -> Plain:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return Plain(features, 3 * width, 4, _numbered(5))
+    return Plain(features, 3 * width, side, _numbered(5))
 
 
 def plain_name(name: str, options: Mapping[str, Any]) -> str:
-    """What computes the same has the same, e.g. "compact_alexnet (stride 2, width 32)"."""
-    words = ", ".join(f"{key} {value}" for key, value in sorted(options.items()))
+    """What computes the same features has the same, e.g. "compact_alexnet (stride 2, width 32)".
+
+    How many cells a classifier reads of them ("side") is no part of it.
+    """
+    said = {key: value for key, value in options.items() if value and key != "side"}
+    words = ", ".join(f"{key} {value}" for key, value in sorted(said.items()))
     return f"{name} ({words})" if words else name
 
 
@@ -113,7 +117,7 @@ def _numbered(count: int) -> tuple[str, ...]:
 # Name -> builder of the options that it takes. A new plain network is a new entry.
 PLAIN: dict[str, Callable[..., Plain]] = {
     "alexnet": _alexnet,
-    "vgg16": _vgg16,
     "caffenet": _caffenet,
+    "vgg16": _vgg16,
     "compact_alexnet": _compact,
 }

@@ -42,6 +42,8 @@ def compact(features=("res2", "res3", "res4"), **options):
     ("name", "options", "shapes"),
     [
         ("alexnet", {}, {"res2": 64, "res3": 192, "res4": 256, "res5": 256}),
+        ("caffenet", {}, {"res2": 96, "res3": 256, "res4": 256}),
+        ("compact_alexnet", {**COMPACT, "norm": True}, {"res2": 8, "res3": 12}),
         ("compact_alexnet", COMPACT, {"res1": 4, "res2": 8, "res3": 12, "res4": 12}),
         ("compact_alexnet", {**COMPACT, "stride": 1}, {"res1": 8, "res2": 12, "res3": 12}),
         ("compact_alexnet", {**COMPACT, "stride": 4}, {"res2": 4, "res3": 8, "res4": 12}),

@@ -75,9 +75,8 @@ def test_the_report_says_what_was_left():
     trunk, _, weights = given("resnet")
     report = load_trunk(trunk, weights, strict=False, stages=2)
     left = len(report.beyond)
-    assert f"{left} behind the cut (MODEL.REUSE.LOAD_STAGES) as initialised (net.layer2.0." in str(
-        report
-    )
+    said = f"{left} behind the cut (MODEL.REUSE.LOAD_STAGES) as initialised (net.layer2.0."
+    assert said in str(report)
     assert report.counts() == {
         "origin": "the file",
         "loaded": report.total,

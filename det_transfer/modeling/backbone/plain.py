@@ -95,8 +95,8 @@ def build_plain_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PlainBackbone:
         )
     options: dict[str, Any] = {}
     if plain.NAME == "compact_alexnet":
-        options = {"width": plain.COMPACT_WIDTH, "stride": plain.COMPACT_STRIDE}
-        options |= {"norm": True} if plain.COMPACT_NORM else {}
+        keys = ("width", "stride", "norm")
+        options = {key: plain[f"COMPACT_{key.upper()}"] for key in keys}
     return PlainBackbone(plain.NAME, plain.OUT_FEATURES, **options)
 
 

@@ -200,9 +200,10 @@ def _options(cfg: CfgNode) -> dict[str, Any]:
     options = cfg.MODEL.CLASSIFIER
     if options.NETWORK == "timm":
         return {"name": cfg.MODEL.TIMM.NAME}
+    found = {"side": options.POOL_SIDE} if options.POOL_SIDE else {}
     if options.NETWORK == "compact_alexnet":
-        return {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE}
-    return {}
+        found |= {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE}
+    return found
 
 
 def _last_checkpoint(folder: str) -> str:

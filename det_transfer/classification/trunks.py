@@ -105,7 +105,7 @@ def _units(module: nn.Module, prefix: str, ends: list[str]):
             yield full, child
 
 
-def _alexnet() -> Trunk:
+def _alexnet(side: int = 6) -> Trunk:
     """Source: torchvision.models.alexnet (Krizhevsky 2014, "One weird trick"); no groups."""
     plan = [(3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1)]
     plan.append((256, 256, 3, 1, 1))
@@ -114,21 +114,21 @@ def _alexnet() -> Trunk:
         layers += [nn.Conv2d(*channels, kernel, stride, padding), nn.ReLU(inplace=True)]
         if number in (1, 2, 5):
             layers.append(nn.MaxPool2d(3, 2))
-    return PlainTrunk(nn.Sequential(*layers), 256, 6, _numbered(5))
+    return PlainTrunk(nn.Sequential(*layers), 256, side, _numbered(5))
 
 
-def _vgg16() -> Trunk:
+def _vgg16(side: int = 7) -> Trunk:
     """Source: torchvision.models.vgg16 (Simonyan and Zisserman 2015, D)."""
     names, block, number = [], 1, 0
     for entry in vgg_plans["D"]:
         block, number = (block + 1, 0) if entry == "M" else (block, number + 1)
         if entry != "M":
             names.append(f"conv{block}_{number}")
-    return PlainTrunk(make_layers(vgg_plans["D"]), 512, 7, names)
+    return PlainTrunk(make_layers(vgg_plans["D"]), 512, side, names)
 
 
-def _compact(width: int, stride: int) -> Trunk:
-    """AlexNet's five convolutions for images of 32 to 64 px; pool5 is 4 x 4."""
+def _compact(width: int, stride: int, side: int = 4) -> Trunk:
+    """AlexNet's five convolutions for images of 32 to 64 px; pool5 is 4 x 4 cells."""
     plan = [(3, width, 5, stride, 2), (width, 2 * width, 3, 1, 1), (2 * width, 4 * width, 3, 1, 1)]
     plan += [(4 * width, 4 * width, 3, 1, 1), (4 * width, 3 * width, 3, 1, 1)]
     layers: list[nn.Module] = []
@@ -136,7 +136,7 @@ def _compact(width: int, stride: int) -> Trunk:
         layers += [nn.Conv2d(*channels, kernel, step, padding), nn.ReLU(inplace=True)]
         if number in (1, 2, 5):
             layers.append(nn.MaxPool2d(2))
-    trunk = PlainTrunk(nn.Sequential(*layers), 3 * width, 4, _numbered(5))
+    trunk = PlainTrunk(nn.Sequential(*layers), 3 * width, side, _numbered(5))
     for module in trunk.features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

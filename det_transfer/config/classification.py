@@ -44,6 +44,10 @@ def add_classification_config(cfg: CfgNode) -> None:
     # int: channels of the compact network's first convolution; the others follow. int: its stride.
     cfg.MODEL.CLASSIFIER.COMPACT_WIDTH = 32
     cfg.MODEL.CLASSIFIER.COMPACT_STRIDE = 2
+    # int: pool5 is averaged to so many cells a side. 0: the network's own (6 of AlexNet, 7 of VGG16, 4
+    # of the compact one). On small images fewer say as much: AlexNet has one cell at 64 px, and six a
+    # side would be 36 copies of it. Not for timm.
+    cfg.MODEL.CLASSIFIER.POOL_SIDE = 0
     # float, list[str]: rate of dropout, and the activations that it acts on wherever they are read.
     # Source: Caffe's AlexNet has it behind FC6 and FC7; torchvision's on pool5 and FC6.
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.5
@@ -161,6 +165,10 @@ def classification_problems(cfg: CfgNode) -> Iterator[str]:
     for key in ("COMPACT_WIDTH", "COMPACT_STRIDE", "TEST_BATCH", "NEW_LR"):
         if classifier[key] <= 0:
             yield f"MODEL.CLASSIFIER.{key} is {classifier[key]}; it must be > 0"
+    if classifier.POOL_SIDE < 0:
+        yield f"MODEL.CLASSIFIER.POOL_SIDE is {classifier.POOL_SIDE}; it must be >= 0"
+    if classifier.POOL_SIDE and classifier.NETWORK == "timm":
+        yield "MODEL.CLASSIFIER.POOL_SIDE is for AlexNet and VGG16; timm's networks pool themselves"
     if list(classifier.FC) != [-1] and any(units <= 0 for units in classifier.FC):
         yield f"MODEL.CLASSIFIER.FC is {classifier.FC}; units must be > 0"
     if not classifier.TASK or "." in classifier.TASK:

@@ -108,19 +108,21 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def parse_args(
-    argv: list[str] | None = None, description: str | None = __doc__
-) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("plan", help="the YAML of the plan")
+    add_flags(parser)
+    return parser.parse_args(argv)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="folder of the runs, instead of the plan's")
     parser.add_argument("--only", metavar="PATTERN", help="runs of these names, as in a shell")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and start none")
     parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, or host:port")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

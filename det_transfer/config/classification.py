@@ -44,9 +44,9 @@ def add_classification_config(cfg: CfgNode) -> None:
     # int: channels of the compact network's first convolution; the others follow. int: its stride.
     cfg.MODEL.CLASSIFIER.COMPACT_WIDTH = 32
     cfg.MODEL.CLASSIFIER.COMPACT_STRIDE = 2
-    # int: pool5 is averaged to so many cells a side. 0: the network's own (6 of AlexNet, 7 of VGG16, 4
-    # of the compact one). On small images fewer say as much: AlexNet has one cell at 64 px, and six a
-    # side would be 36 copies of it. Not for timm.
+    # int: pool5 is averaged to so many cells a side. 0: the network's own (6 of AlexNet, 7 of
+    # VGG16, 4 of the compact one). On small images fewer say as much: AlexNet has one cell at
+    # 64 px, and six a side would be 36 copies of it. Not for timm.
     cfg.MODEL.CLASSIFIER.POOL_SIDE = 0
     # float, list[str]: rate of dropout, and the activations that it acts on wherever they are read.
     # Source: Caffe's AlexNet has it behind FC6 and FC7; torchvision's on pool5 and FC6.

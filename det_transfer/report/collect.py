@@ -28,7 +28,7 @@ from ..errors import raise_all
 from ..run_folder import CONFIG, RUN, read_json, read_metrics
 from .runs import FREE_KEYS, read_config
 
-__all__ = ["KIND", "collect"]
+__all__ = ["KIND", "collect", "machine_of", "relative", "shown", "versions_of"]
 
 KIND = "runs"
 _MAX_POINTS = 60  # of a loss curve
@@ -88,10 +88,10 @@ def collect(
         "title": title,
         "question": question,
         "notes": list(notes),
-        "machine": _machine(machine, records),
-        "versions": _versions(record["versions"] for record in records),
+        "machine": machine_of(machine, records),
+        "versions": versions_of(record["versions"] for record in records),
         "measured": max(record["ended"] for record in records)[:10],
-        "collected_by": _relative(command, root, [str(run) for run in runs]),
+        "collected_by": relative(command, root, [str(run) for run in runs]),
         "groups": [_group(label, [rows[i] for i in members[label]]) for label in order],
         "runs": [rows[i] for label in order for i in members[label]],
         "pictures": [],
@@ -127,11 +127,11 @@ def _row(
     seconds, memory = record["seconds"], record["peak_memory_bytes"]
     return {
         "group": label,
-        "run": _shown(folder, root),
+        "run": shown(folder, root),
         "seed": record["seed"],
         "iterations": record["max_iteration"],
         "batch": config["SOLVER.IMS_PER_BATCH"],
-        "weights": _relative(record["weights"], root),
+        "weights": relative(record["weights"], root),
         "reuse_mode": config["MODEL.REUSE.MODE"],
         "precision": record["precision"],
         "device": record["device"],
@@ -144,7 +144,7 @@ def _row(
         "peak_memory_gb": {name: size / 1e9 for name, size in memory.items()},
         "results": _results(record["results"], config["DATASETS.TEST"]),
         "loss": _loss(folder),
-        "command": _relative(record["command"], root, (str(folder), str(folder.resolve()))),
+        "command": relative(record["command"], root, (str(folder), str(folder.resolve()))),
     }
 
 
@@ -200,7 +200,7 @@ def _labels(folders: Sequence[Path], root: Path, groups: Sequence[str]) -> list[
 
 
 def _fits(folder: Path, root: Path, glob: str) -> bool:
-    return any(fnmatch(name, glob) for name in (str(folder), _shown(folder, root), folder.name))
+    return any(fnmatch(name, glob) for name in (str(folder), shown(folder, root), folder.name))
 
 
 def _mixed(
@@ -314,7 +314,7 @@ def _unlike(label: str, rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 # Where and with what -----------------------------------------------------------------------------
 
 
-def _machine(told: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def machine_of(told: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     devices = list(dict.fromkeys(record["device"] for record in records))
     if told:
         return {"cpu": told, "devices": devices}
@@ -328,7 +328,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _versions(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
+def versions_of(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for versions in several:
         for name, known in versions.items():
@@ -336,7 +336,7 @@ def _versions(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {name: ", ".join(versions) for name, versions in found.items()}
 
 
-def _shown(folder: Path, root: Path) -> str:
+def shown(folder: Path, root: Path) -> str:
     """A run folder as it is written: relative to the checkout; from elsewhere its name alone."""
     absolute = folder.resolve()
     if absolute.is_relative_to(root):
@@ -344,17 +344,17 @@ def _shown(folder: Path, root: Path) -> str:
     return f"output/{absolute.name}"
 
 
-def _relative(text: str, root: Path, folders: Iterable[str] = ()) -> str:
+def relative(text: str, root: Path, folders: Iterable[str] = ()) -> str:
     """`text` without absolute paths: relative to the checkout or beside it, else the last part.
 
     Args:
-        folders: run folders, written as :func:`_shown` writes them
+        folders: run folders, written as :func:`shown` writes them
     """
-    shown = {path: _shown(Path(path), root) for path in folders if os.path.isabs(path)}
-    shown |= {f"{root}/": ""}
+    written = {path: shown(Path(path), root) for path in folders if os.path.isabs(path)}
+    written |= {f"{root}/": ""}
     if root.parent != root.parent.parent:
-        shown |= {f"{root.parent}/": "../"}
-    for path, instead in shown.items():
+        written |= {f"{root.parent}/": "../"}
+    for path, instead in written.items():
         # A whole path, not the end or the start of another one.
         end = "" if path.endswith("/") else r"(?![\w.-])"
         text = re.sub(rf"(?<![\w.~-]){re.escape(path)}{end}", instead, text)

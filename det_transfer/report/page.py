@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from . import growth
 from .collect import KIND
+from .growth_results import GROWTH
+from .html import NONE, number
 
 __all__ = ["page", "tables"]
 
@@ -20,7 +23,6 @@ _METRICS = ("AP", "AP50")
 _BY_FREQUENCY = ("APr", "APc", "APf")
 _BY_SIZE = ("APs", "APm", "APl")
 _TASKS = {"bbox": "Boxes", "segm": "Masks"}
-_NONE = "-"
 
 
 def page(contents: Mapping[str, Mapping[str, Any]], curves: Mapping[str, str]) -> str:
@@ -33,6 +35,8 @@ def page(contents: Mapping[str, Mapping[str, Any]], curves: Mapping[str, str]) -
     sections = [
         _runs_section(name, content, curves[name])
         if content.get("kind") == KIND
+        else _growth_section(name, content)
+        if content.get("kind") == GROWTH
         else _any_section(name, content)
         for name, content in contents.items()
     ]
@@ -43,6 +47,10 @@ def tables(content: Mapping[str, Any]) -> str:
     """The numbers of one json alone, and the line that says what they were measured on."""
     if content.get("kind") == KIND:
         return "\n\n".join([*_group_tables(content), _conditions(content)])
+    if content.get("kind") == GROWTH:
+        return "\n\n".join(
+            [growth.tables(content["cells"], content["table"]), _conditions(content)]
+        )
     return "\n\n".join([_scalar_table(content.get("results")), _conditions(content)])
 
 
@@ -131,10 +139,57 @@ def _every_run(name: str, content: Mapping[str, Any]) -> str:
 def _headline(tasks: Mapping[str, Mapping[str, float | None]]) -> str:
     """The first number of each task."""
     firsts = (next(iter(metrics.values()), None) for metrics in tasks.values())
-    return " / ".join(_NONE if first is None else f"{first:.1f}" for first in firsts)
+    return " / ".join(NONE if first is None else f"{first:.1f}" for first in firsts)
 
 
 # Other files, e.g. of benchmarks -----------------------------------------------------------------
+
+
+def _growth_section(name: str, content: Mapping[str, Any]) -> str:
+    """A plan of "Growing a Brain": its table, the order relations in it, every run."""
+    relations = [
+        [
+            f"{r['relation']}: {r['left']} {r['order']} {r['right']}",
+            number(r["difference"], sign=True),
+            NONE if r["low"] is None else f"{r['low']:+.1f} to {r['high']:+.1f}",
+            f"{r['paper']:+.1f}",
+            str(r["seeds"]),
+            r["comparison"],
+        ]
+        for r in content["relations"]
+    ]
+    verdicts = {r["relation"]: f"{r['words']}: {r['verdict']}" for r in content["relations"]}
+    runs = [
+        [
+            f"`{run['run']}`",
+            str(run["seed"]),
+            str(run["iterations"]),
+            run["weights"],
+            ", ".join(f"{value:.1f}" for value in run["top1"].values()),
+            f"{run['training_s']:.0f} s + {run['evaluation_s']:.0f} s",
+        ]
+        for run in content["runs"]
+    ]
+    commands = [run["command"] for run in content["runs"]] + [content["collected_by"]]
+    paragraphs = [
+        f"## {content['title']}",
+        content["question"],
+        tables(content),
+        *content["notes"],
+    ]
+    if relations:
+        head = ["order relation", "ours", "95 % over seeds", "paper", "seeds", "is"]
+        words = "\n".join(f"- {key}. {said}" for key, said in verdicts.items())
+        paragraphs += [words, _table(head, relations)]
+    head = ["run", "seed", "iterations", "weights", "top-1", "training"]
+    paragraphs += [
+        f"<details><summary>Every run, with its command ({name}.json)</summary>",
+        _table(head, runs, numbers=False),
+        "Training is given with the time of evaluation after the +.",
+        "```\n" + "\n".join(filter(None, commands)) + "\n```",
+        "</details>",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _any_section(name: str, content: Mapping[str, Any]) -> str:
@@ -156,7 +211,7 @@ def _scalar_table(results: Any) -> str:
     heads = [" ".join(v for v in column.values() if isinstance(v, str)) for column in columns]
     flat = [dict(_numbers(column)) for column in columns]
     names = dict.fromkeys(name for column in flat for name in column)
-    rows = [[_words(name), *(column.get(name, _NONE) for column in flat)] for name in names]
+    rows = [[_words(name), *(column.get(name, NONE) for column in flat)] for name in names]
     return _table(["", *heads], rows)
 
 
@@ -195,7 +250,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = T
 def _spread(stats: Mapping[str, float] | None, digits: int = 1) -> str:
     """E.g. "31.2" of one run, "31.2 (30.9, 31.5)" of two, "31.2 ± 0.3" of more."""
     if stats is None:
-        return _NONE
+        return NONE
     mean = f"{stats['mean']:.{digits}f}"
     if stats["n"] == 1:
         return mean

@@ -90,9 +90,11 @@ def add_classification_config(cfg: CfgNode) -> None:
     # -- Growing it. Source of sizes and wiring: Growing a Brain, figure 2 and table 2.
     cfg.MODEL.GROWTH = CfgNode()
     # str: "" (not), "deepen" (DA-CNN: FCa on top), "widen" (WA-CNN: FC7+ beside FC7), "both"
-    # (DWA-CNN), "recursive" (WWA-CNN: FC6+ and FC7+).
+    # (DWA-CNN), "recursive" (WWA-CNN: FC6+ and FC7+), "channels" (that carried on to the
+    # convolutions: pool5+ beside the last stage, and on it a layer beside each that there is).
     cfg.MODEL.GROWTH.KIND = ""
-    # list[int]: units of the new layers, from below: [FCa], [FC7+], [FC7+, FCa], [FC6+, FC7+].
+    # list[int]: units of the new layers, from below: [FCa], [FC7+], [FC7+, FCa], [FC6+, FC7+],
+    # [channels of pool5+, FC6+, FC7+].
     cfg.MODEL.GROWTH.SIZES = []
     # int: iteration before which the network is grown; 0: before training.
     cfg.MODEL.GROWTH.AT = 0
@@ -128,6 +130,7 @@ GROWTH_SIZES = {
     "widen": ("FC7+",),
     "both": ("FC7+", "FCa"),
     "recursive": ("FC6+", "FC7+"),
+    "channels": ("pool5+", "FC6+ and all above"),  # as many as the network has
 }
 
 CHOICES = {
@@ -196,7 +199,9 @@ def _growth_problems(cfg: CfgNode) -> Iterator[str]:
             yield f"MODEL.GROWTH.SIZES {growth.SIZES} needs MODEL.GROWTH.KIND, e.g. 'widen'"
         return
     wanted = GROWTH_SIZES[growth.KIND]
-    if len(growth.SIZES) != len(wanted):
+    if growth.KIND == "channels" and not growth.SIZES:
+        yield "MODEL.GROWTH.SIZES is empty; 'channels' takes channels, then units of FC6+, ..."
+    elif growth.KIND != "channels" and len(growth.SIZES) != len(wanted):
         yield (
             f"MODEL.GROWTH.SIZES is {list(growth.SIZES)}; {growth.KIND!r} takes "
             f"{len(wanted)}: units of {', '.join(wanted)}"

@@ -76,7 +76,7 @@ PAPER: dict[int, dict[str, tuple[float, ...]]] = {
 
 COLUMNS: dict[int, tuple[str, ...]] = {
     **dict.fromkeys((1, 2, 3), SCOPES),
-    5: ("MIT-67", "102 Flowers", "CUB-200-2011", "Stanford-40"),
+    5: ("MIT-67", "Flowers-102", "CUB-200-2011", "Stanford-40"),
     **dict.fromkeys((4, 6, 7, 8), ("",)),
 }
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_up_runs import make_run
 
 from det_transfer.errors import UserError
-from det_transfer.report.collect import _relative, collect
+from det_transfer.report.collect import collect, relative
 
 
 @pytest.fixture
@@ -171,11 +171,11 @@ def test_versions_that_differ_are_all_named(root):
     ],
 )
 def test_paths_of_the_machine_go(tmp_path, text, expected):
-    assert _relative(text, Path("/srv/me/code")) == expected
+    assert relative(text, Path("/srv/me/code")) == expected
 
 
 @given(st.lists(st.lists(st.sampled_from(["srv", "me", "code", "x.y", "a-b"]), min_size=1)))
 def test_no_absolute_path_is_left(paths):
     text = " ".join("/" + "/".join(path) for path in paths)
-    shown = _relative(text, Path("/srv/me/code"), ["/srv/a-b"])
+    shown = relative(text, Path("/srv/me/code"), ["/srv/a-b"])
     assert not re.search(r"(^| )/", shown)

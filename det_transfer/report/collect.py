@@ -292,7 +292,7 @@ def _joined(earlier: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
             "cpu": ", ".join(dict.fromkeys(cpus)),
             "devices": list(dict.fromkeys(devices)),
         },
-        "versions": _versions([earlier["versions"], new["versions"]]),
+        "versions": versions_of([earlier["versions"], new["versions"]]),
         "collected_by": f"{earlier['collected_by']}; {new['collected_by']}",
         "groups": [_group(label, group) for label, group in members.items()],
         "runs": rows,

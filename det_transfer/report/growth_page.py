@@ -230,7 +230,7 @@ def _top1(run: Run, block: str = "") -> tuple[list[int], list[float]]:
 
 def _figure(members: Sequence[tuple[str, Run]], title: str, y: str, curve: Any) -> list[Figure]:
     colours = {name: k for k, name in enumerate(dict.fromkeys(name for name, _ in members))}
-    drawn = [Line(name, *curve(run), colours[name]) for name, run in members]
+    drawn = [Line(n, *curve(run), colours[n], dashed=colours[n] >= 8) for n, run in members]
     return _drawn(drawn, title, y)
 
 

@@ -142,7 +142,7 @@ def _headline(tasks: Mapping[str, Mapping[str, float | None]]) -> str:
     return " / ".join(NONE if first is None else f"{first:.1f}" for first in firsts)
 
 
-# Other files, e.g. of benchmarks -----------------------------------------------------------------
+# Plans of "Growing a Brain" -----------------------------------------------------------------------
 
 
 def _growth_section(name: str, content: Mapping[str, Any]) -> str:
@@ -179,7 +179,7 @@ def _growth_section(name: str, content: Mapping[str, Any]) -> str:
     ]
     if relations:
         head = ["order relation", "ours", "95 % over seeds", "paper", "seeds", "is"]
-        words = "\n".join(f"- {key}. {said}" for key, said in verdicts.items())
+        words = "\n".join(f"- Relation {key}, {said}." for key, said in verdicts.items())
         paragraphs += [words, _table(head, relations)]
     head = ["run", "seed", "iterations", "weights", "top-1", "training"]
     paragraphs += [
@@ -190,6 +190,9 @@ def _growth_section(name: str, content: Mapping[str, Any]) -> str:
         "</details>",
     ]
     return "\n\n".join(paragraphs) + "\n"
+
+
+# Other files, e.g. of benchmarks -----------------------------------------------------------------
 
 
 def _any_section(name: str, content: Mapping[str, Any]) -> str:

@@ -127,7 +127,7 @@ def test_as_results_of_the_project(tmp_path):
     text = render(tmp_path)[FOLDER / "README.md"].decode()
     assert "## Two steps\n\nDoes it help?" in text
     assert "| two-steps | 60.2 (0.1; 2) / 79.3 |" in text
-    assert "- 8. grown over two tasks is above grown once: reproduced" in text
+    assert "- Relation 8, grown over two tasks is above grown once: reproduced." in text
     assert "| 8: two-steps > one-step | +10.0 | +10.0 to +10.0 | +13.0 | 2 | reproduced |" in text
     assert "Measured: 2026-01-02" in text
     assert str(tmp_path) not in text

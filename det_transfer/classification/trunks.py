@@ -76,7 +76,6 @@ class PlainTrunk(Trunk):
     def with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         last = self._last
         below = self.features[:last](images)
-        # What stands there works in place, and others read the map too.
         return self.pool(self.features[last:](below)).flatten(1), below
 
     def column(self, channels: int) -> Conv:

@@ -99,10 +99,6 @@ class Relation:
     words: str
     comparisons: tuple[Comparison, ...]
 
-    @property
-    def tables(self) -> set[int]:
-        return {side.table for c in self.comparisons for side in (c.left, c.right)}
-
 
 @dataclass(frozen=True)
 class Found:

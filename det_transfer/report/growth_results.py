@@ -50,6 +50,7 @@ def collect_growth(
         raise UserError(f"{folder} has no table of the paper in its name, as growth_table1 has")
     cells = gather(folder / "results.csv")
     done = [e for e in entries(folder / "results.csv") if e["status"] == "finished"]
+    found = examine([folder])
     records = [_record(folder / entry["run"]) for entry in done]
     return {
         "kind": GROWTH,
@@ -62,7 +63,7 @@ def collect_growth(
         "measured": max(record["ended"] for record in records)[:10],
         "collected_by": relative(command, root, [str(folder)]),
         "cells": cells,
-        "relations": [_relation(f, found) for found in [examine([folder])] for f in found if f.n],
+        "relations": [_relation(one, found) for one in found if one.n],
         "runs": [
             _row(folder / entry["run"], entry, record, root)
             for entry, record in zip(done, records, strict=True)

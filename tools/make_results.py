@@ -22,6 +22,7 @@ from pathlib import Path
 from det_transfer.errors import UserError, raise_all
 from det_transfer.report import transferability
 from det_transfer.report.collect import KIND, collect
+from det_transfer.report.growth_results import collect_growth
 from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
 from det_transfer.run_folder import read_json, write_json
 
@@ -44,17 +45,18 @@ def make_json(args: argparse.Namespace) -> int:
     earlier = collected_before(args) if args.add else {}
     missing = [name for name in ("title", "question") if not (getattr(args, name) or earlier)]
     raise_all(f"--{name} is missing; only --add takes it from the json" for name in missing)
-    content = collect(
-        args.runs,
-        args.root,
-        title=args.title or earlier["title"],
-        question=args.question or earlier["question"],
-        notes=args.note,
-        groups=args.group,
-        machine=args.machine,
-        command=shlex.join(sys.argv),
-        earlier=earlier,
-    )
+    said = {
+        "title": args.title or earlier["title"],
+        "question": args.question or earlier["question"],
+        "notes": args.note,
+        "machine": args.machine,
+        "command": shlex.join(sys.argv),
+    }
+    if args.growth_table:
+        if len(args.runs) > 1 or args.add:
+            raise UserError("--growth-table takes the folder of one plan, and no --add")
+        return save(args, collect_growth(args.runs[0], args.root, **said))
+    content = collect(args.runs, args.root, groups=args.group, earlier=earlier, **said)
     shown = args.pictures_from or next((r for r in args.runs if has_pictures(r)), None)
     if args.pictures and shown is None:
         print("no run has pictures: tools/draw_predictions.py RUN makes them")
@@ -64,6 +66,10 @@ def make_json(args: argparse.Namespace) -> int:
                 f"{shown} has no pictures: tools/draw_predictions.py {shown} makes them"
             )
         content["pictures"] = copy_pictures(args.name, shown, args.pictures, args.root)
+    return save(args, content)
+
+
+def save(args: argparse.Namespace, content: dict) -> int:
     write_json(args.root / FOLDER / f"{args.name}.json", content)
     print(f"wrote {FOLDER}/{args.name}.json; make results writes the page")
     return 0
@@ -122,6 +128,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_words(one, required=False)
     one.add_argument("runs", metavar="RUN", nargs="+", help="finished run folders")
     one.add_argument("--add", action="store_true", help="keep the json's runs of other seeds")
+    one.add_argument(
+        "--growth-table",
+        action="store_true",
+        help="RUN is the folder of a plan of tools/run_growth.py",
+    )
     one.add_argument(
         "--group",
         action="append",

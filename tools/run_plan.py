@@ -123,18 +123,20 @@ def argument_parser(description: str | None = __doc__) -> argparse.ArgumentParse
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("plan", help="the YAML of the plan")
+    add_flags(parser)
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="folder of the runs, instead of the plan's")
     parser.add_argument("--only", metavar="PATTERN", help="runs of these names, as in a shell")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and start none")
     parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, or host:port")
-    return parser
 
 
-def parse_args(
-    argv: list[str] | None = None, description: str | None = __doc__
-) -> argparse.Namespace:
-    return argument_parser(description).parse_args(argv)
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    return argument_parser().parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ of it in :mod:`.classifier`, and it lies in every checkpoint as plain values.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import UserError
 
-__all__ = ["POOL5", "Architecture", "Layer", "Reading", "deepen", "grow", "widen"]
+__all__ = ["POOL5", "Architecture", "Channels", "Layer", "Reading", "deepen", "grow", "widen"]
 
 POOL5 = "pool5"
 
@@ -52,6 +52,25 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Channels:
+    """Channels that came beside the last convolutional stage.
+
+    Attributes:
+        name: e.g. "pool5+", of what they give
+        channels: how many
+        width: of what they give, channels x cells
+        parameters: of their convolution and its norm
+        growth: as of a :class:`Layer`
+    """
+
+    name: str
+    channels: int
+    width: int
+    parameters: int
+    growth: int
+
+
+@dataclass(frozen=True)
 class Architecture:
     """Attributes:
     network: of MODEL.CLASSIFIER.NETWORK, with `options` that its builder takes
@@ -61,6 +80,7 @@ class Architecture:
     dropout: rate on the activations of `dropped`, wherever they are read
     top_reading: how new classifiers read the last level
     growths: what was done, in words for logs and errors, e.g. "widen 2048"
+    columns: channels that came beside the trunk's last stage, by name
     """
 
     network: str
@@ -73,6 +93,7 @@ class Architecture:
     dropped: tuple[str, ...] = ("FC6", "FC7")
     top_reading: Reading = Reading()
     growths: tuple[str, ...] = ()
+    columns: Mapping[str, Channels] = field(default_factory=dict)
 
     @classmethod
     def plain(
@@ -94,10 +115,15 @@ class Architecture:
     @property
     def top(self) -> tuple[str, ...]:
         """The layers that a classifier reads."""
-        return self.levels[-1] if self.levels else (POOL5,)
+        return self.levels[-1] if self.levels else self.base
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """pool5, and what was grown beside it."""
+        return (POOL5, *self.columns)
 
     def width(self, name: str) -> int:
-        return self.pool5 if name == POOL5 else self.layers[name].width
+        return self.pool5 if name == POOL5 else {**self.columns, **self.layers}[name].width
 
     def with_task(self, task: str, classes: int) -> "Architecture":
         """With a classifier that reads the top; one of that task is replaced."""
@@ -139,12 +165,15 @@ class Architecture:
             tuple(values["dropped"]),
             Reading(**values["top_reading"]),
             tuple(values["growths"]),
+            # None in checkpoints of before there were any.
+            {name: Channels(**found) for name, found in values.get("columns", {}).items()},
         )
 
     def __str__(self) -> str:
         """E.g. "alexnet: FC6 4096; FC7 4096, FC7+ 2048"."""
-        levels = (", ".join(f"{n} {self.width(n)}" for n in level) for level in self.levels)
-        return f"{self.network}: {'; '.join(levels) or f'pool5 {self.pool5}'}"
+        shown = (self.base, *self.levels) if self.columns or not self.levels else self.levels
+        levels = (", ".join(f"{n} {self.width(n)}" for n in level) for level in shown)
+        return f"{self.network}: {'; '.join(levels)}"
 
 
 def deepen(
@@ -179,16 +208,39 @@ def widen(net: Architecture, sizes: Sequence[int], below: Reading = Reading()) -
         )
     levels, layers, dropped = list(net.levels), dict(net.layers), net.dropped
     for place, size in enumerate(sizes, start=len(levels) - len(sizes)):
-        inputs = levels[place - 1] if place else (POOL5,)
+        inputs = levels[place - 1] if place else net.base
         beside = levels[place][0]
         name = _free(replace(net, layers=layers), f"{_stem(beside)}+")
-        grown_below = any(layers[n].growth == _number(net) for n in inputs if n in layers)
+        grown = {**net.columns, **layers}
+        grown_below = any(grown[n].growth == _number(net) for n in inputs if n in grown)
         reading = below if grown_below else Reading()
         layers[name] = Layer(name, size, inputs, reading, _number(net))
         levels[place] = (*levels[place], name)
         if beside in dropped:
             dropped = (*dropped, name)
     return replace(net, levels=tuple(levels), layers=layers, dropped=dropped)
+
+
+def widen_trunk(
+    net: Architecture, made: Channels, sizes: Sequence[int], below: Reading = Reading()
+) -> Architecture:
+    """New channels beside the last stage, and on them a new layer beside those of every level.
+
+    Args:
+        made: the channels; their name and growth are given here
+        sizes: units of FC6+, FC7+, ..., one for each level that the network has
+
+    Raises:
+        UserError: there are other levels
+    """
+    if len(sizes) != len(net.levels):
+        levels = ", ".join(("pool5+", *(f"{_stem(level[0])}+" for level in net.levels)))
+        raise UserError(
+            f"MODEL.GROWTH.SIZES has {1 + len(sizes)} numbers; 'channels' of this {net.network} "
+            f"takes {1 + len(net.levels)}: {levels}"
+        )
+    made = replace(made, name=_free(net, f"{POOL5}+"), growth=_number(net))
+    return widen(replace(net, columns={**net.columns, made.name: made}), sizes, below)
 
 
 def grow(
@@ -199,16 +251,18 @@ def grow(
     joined: Reading = Reading(),
     below: Reading = Reading(),
     deep: str = "output",
+    made: Channels | None = None,
 ) -> Architecture:
     """Grow once, as MODEL.GROWTH says.
 
-    Source of the wiring: Growing a Brain, figure 2.
+    Source of the wiring: Growing a Brain, figure 2; "channels" carries it on to the convolutions.
 
     Args:
-        kind: "deepen", "widen", "both" or "recursive"
+        kind: "deepen", "widen", "both", "recursive" or "channels"
         joined: how old and new units are read where they are read side by side
         below: how FC7+ reads FC6 and FC6+
         deep: what "deepen" normalises as `joined` says: "output", "input" or "both"
+        made: the channels of "channels", as the trunk has them
 
     Returns:
         the grown network; classifiers that it has are as they were
@@ -221,8 +275,10 @@ def grow(
         top = joined if deep in ("output", "both") else plain
     elif kind == "both":
         grown, top = deepen(widen(net, sizes[:1]), sizes[1], joined), plain
+    elif kind == "channels":
+        grown, top = widen_trunk(net, made, sizes[1:], below), joined
     else:
-        raise ValueError(f"kind is {kind!r}; it can be deepen, widen, both or recursive")
+        raise ValueError(f"kind is {kind!r}; it can be deepen, widen, both, recursive or channels")
     words = f"{kind} {'-'.join(map(str, sizes))}"
     return replace(grown, growths=(*net.growths, words), top_reading=top)
 
@@ -238,7 +294,7 @@ def _stem(name: str) -> str:
 def _free(net: Architecture, name: str) -> str:
     """`name`, or with the first number behind it that no layer has: FC7+, FC7+2, ..."""
     number, candidate = 1, name
-    while candidate in net.layers:
+    while candidate in {**net.columns, **net.layers}:
         number += 1
         candidate = f"{name}{number}"
     return candidate

@@ -275,10 +275,11 @@ def _options(cfg: CfgNode) -> dict[str, Any]:
             "stride_in_1x1": resnet.STRIDE_IN_1X1,
             "norm": resnet.NORM,
         }
+    found = {"side": options.POOL_SIDE} if options.POOL_SIDE else {}
     if options.NETWORK == "compact_alexnet":
-        norm = {"norm": True} if options.COMPACT_NORM else {}  # older checkpoints do not name it
-        return {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE, **norm}
-    return {}
+        found |= {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE}
+        found |= {"norm": True} if options.COMPACT_NORM else {}  # older checkpoints do not name it
+    return found
 
 
 def _last_checkpoint(folder: str) -> str:

@@ -35,6 +35,8 @@ def constant_activations(model: ImageClassifier) -> set[str]:
     constant = set()
     if is_frozen(model.backbone) and not _is_random(model.backbone.modules()):
         constant.add(POOL5)
+        # Batch norms of a frozen column are in evaluation mode.
+        constant |= {name for name, column in model.columns.items() if is_frozen(column)}
     for level in model.levels:
         for name in level:
             layer = model.layers[name]
@@ -50,22 +52,29 @@ def needed_activations(
 ) -> list[str]:
     """Those of `constant` that something reads which is not constant itself.
 
+    None where channels beside the trunk are trained: they read a map, which is not kept.
+
     Args:
         others: networks with the same constant layers that see the same batches
     """
     needed: set[str] = set()
+    maps: set[str] = set()
 
     def visit(net: ImageClassifier, names: Iterable[str]) -> None:
         for name in names:
             if name in constant:
                 needed.add(name)
-            elif name != POOL5:
+            elif name in net.architecture.layers:
                 visit(net, net.architecture.layers[name].inputs)
+            elif name in net.columns:
+                maps.add(name)
 
     for net in (model, *others):
         for layer in net.architecture.classifiers.values():
             visit(net, layer.inputs)
-    return [name for name in (POOL5, *model.layers) if name in needed]
+    if maps:
+        return []
+    return [name for name in (*model.architecture.base, *model.layers) if name in needed]
 
 
 def _is_random(modules: Iterable[nn.Module]) -> bool:

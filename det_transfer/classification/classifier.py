@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from .architecture import POOL5, Architecture, Layer
+from .columns import Conv
 from .dense import Dense
 from .trunks import build_trunk
 
 __all__ = ["IMAGE", "Activations", "FeatureBatch", "ImageClassifier"]
 
 IMAGE = "image"  # what pool5 is computed from
+_MAP = "map"  # what the last stage reads, and new channels beside it
 
 
 class Activations(Mapping):
@@ -29,24 +31,30 @@ class Activations(Mapping):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._known:
-            if name == POOL5:
-                self._known[name] = self._model.backbone(self._known[IMAGE])
+            model = self._model
+            if name in (POOL5, _MAP) and model.columns:
+                both = model.backbone.with_map(self._known[IMAGE])
+                self._known[POOL5], self._known[_MAP] = both
+            elif name == POOL5:
+                self._known[name] = model.backbone(self._known[IMAGE])
+            elif name in model.columns:
+                self._known[name] = model.columns[name](self[_MAP])
             else:
-                self._known[name] = self._model.layers[name](self)
+                self._known[name] = model.layers[name](self)
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter([POOL5, *self._model.layers])
+        return iter([*self._model.architecture.base, *self._model.layers])
 
     def __len__(self) -> int:
-        return 1 + len(self._model.layers)
+        return len(list(iter(self)))
 
     def norms(self) -> dict[str, float]:
         """Mean L2 norm of those that were computed or given, without images."""
         return {
             name: tensor.detach().norm(dim=1).mean().item()
             for name, tensor in self._known.items()
-            if name != IMAGE
+            if name not in (IMAGE, _MAP)
         }
 
 
@@ -75,8 +83,8 @@ class FeatureBatch(Sequence):
 class ImageClassifier(nn.Module):
     """Takes and gives what Detectron2's models do.
 
-    Children: ``backbone`` (a :class:`~.trunks.Trunk`), ``layers`` and ``classifiers``
-    (:class:`~.dense.Dense` by name).
+    Children: ``backbone`` (a :class:`~.trunks.Trunk`), and by name ``columns`` (grown beside its
+    last stage, :class:`~.columns.Conv`), ``layers`` and ``classifiers`` (:class:`~.dense.Dense`).
 
     Args:
         architecture: what stands on the trunk
@@ -107,6 +115,7 @@ class ImageClassifier(nn.Module):
                 f"{architecture.network}: pool5 has {self.backbone.width} channels here, but "
                 f"{architecture.pool5} in the description"
             )
+        self.columns = nn.ModuleDict()
         self.layers = nn.ModuleDict()
         self.classifiers = nn.ModuleDict()
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
@@ -132,6 +141,10 @@ class ImageClassifier(nn.Module):
         """
         before = {name for name, _ in self.named_parameters()}
         self.architecture = architecture
+        for name, made in architecture.columns.items():
+            if name not in self.columns:
+                column: Conv = self.backbone.column(made.channels)
+                self.columns[name] = column.to(self.device).train(self.training)
         for table, layers, relu in (
             (self.layers, architecture.layers, True),
             (self.classifiers, architecture.classifiers, False),
@@ -155,7 +168,8 @@ class ImageClassifier(nn.Module):
     def named_layers(self) -> dict[str, tuple[nn.Module, ...]]:
         """Name -> modules of all layers below the classifiers, in the order in which they run."""
         above = {name: (self.layers[name],) for level in self.levels for name in level}
-        return {**self.backbone.named_layers(), **above}
+        beside = {name: (column,) for name, column in self.columns.items()}
+        return {**self.backbone.named_layers(), **beside, **above}
 
     @property
     def levels(self) -> tuple[tuple[str, ...], ...]:
@@ -175,6 +189,10 @@ class ImageClassifier(nn.Module):
         level = next((level for level in self.levels if name in level), (name,))
         first = min(names.index(other) for other in level)
         return [m for other in names[first:] for m in self.named_layers()[other]]
+
+    def grown_modules(self) -> dict[str, nn.Module]:
+        """Name -> module of all that lies below the classifiers and not in the trunk."""
+        return {**self.columns, **self.layers}
 
     def parts(self) -> dict[str, list[str]]:
         """Part -> names of parameters, for MODEL.REUSE.LR_MULT and WEIGHT_DECAY."""

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
-from .architecture import POOL5, Architecture, Reading, grow
+from .architecture import Architecture, Channels, Reading, grow
 from .classifier import ImageClassifier
+from .trunks import build_trunk
 
 __all__ = ["Growth", "check_memory", "copy_units", "count_parameters", "fill_new", "free_memory"]
 
@@ -50,14 +51,30 @@ class Growth:
         """The grown network; its classifiers are as they were."""
         joined = Reading(self.normalize, self.scale_init, self.dropout)
         below = joined if self.normalize_fc6 else Reading()
+        made = _channels(net, self.sizes[0]) if self.kind == "channels" else None
         return grow(
-            net, self.kind, self.sizes, joined=joined, below=below, deep=self.normalize_deep
+            net,
+            self.kind,
+            self.sizes,
+            joined=joined,
+            below=below,
+            deep=self.normalize_deep,
+            made=made,
         )
 
 
+def _channels(net: Architecture, channels: int) -> Channels:
+    """So many beside the last stage of this network's trunk."""
+    with torch.device("meta"):
+        column = build_trunk(net.network, dict(net.options)).column(channels)
+    pool = next(m for m in reversed(column.after) if isinstance(m, nn.AdaptiveAvgPool2d))
+    parameters = sum(p.numel() for p in column.parameters())
+    return Channels("", channels, channels * pool.output_size**2, parameters, 0)
+
+
 def count_parameters(net: Architecture) -> int:
-    """Parameters above pool5, biases and scales included."""
-    total = 0
+    """Parameters above and beside pool5, biases and scales included."""
+    total = sum(column.parameters for column in net.columns.values())
     for layer in (*net.layers.values(), *net.classifiers.values()):
         inputs = sum(net.width(name) for name in layer.inputs)
         total += layer.width * (inputs + 1) + inputs * layer.reading.normalize
@@ -109,7 +126,9 @@ def fill_new(
     for name in names:
         table, _, rest = name.partition(".")
         owner, _, parameter = rest.partition(".")
-        if parameter.startswith("weights."):
+        if table == "columns" and parameter == "conv.weight":
+            model.columns[owner].fill(std, generator)
+        elif parameter.startswith("weights."):
             layer = getattr(model, table)[owner]
             deviation = classifier_std if table == "classifiers" else std
             layer.fill(parameter.removeprefix("weights."), deviation, generator)
@@ -127,6 +146,9 @@ def copy_units(model: ImageClassifier, noise: float, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     net = model.architecture
+    for name in net.columns:
+        if any(parameter.startswith(f"columns.{name}.") for parameter in model.new):
+            _copy_filters(model, name, noise, generator)
     for place, level in enumerate(net.levels):
         for name in level:
             if not any(parameter.startswith(f"layers.{name}.") for parameter in model.new):
@@ -135,12 +157,27 @@ def copy_units(model: ImageClassifier, noise: float, seed: int) -> None:
             if old:
                 _copy(model, name, old[0], noise, generator)
             else:
-                below = net.levels[place - 1] if place else (POOL5,)
+                below = net.levels[place - 1] if place else net.base
                 _pass_on(model, name, below, noise, generator)
 
 
 def _is_old(model: ImageClassifier, name: str) -> bool:
     return not any(parameter.startswith(f"layers.{name}.") for parameter in model.new)
+
+
+def _copy_filters(
+    model: ImageClassifier, name: str, noise: float, generator: torch.Generator
+) -> None:
+    old, new = model.backbone.last_conv(), model.columns[name].conv
+    if old is None:
+        raise UserError(
+            f"MODEL.GROWTH.INIT copy: the last stage of this {model.architecture.network} is more "
+            "than one convolution, and its channels have none to copy; take random"
+        )
+    units = _draw(old.out_channels, new.out_channels, generator).to(old.weight.device)
+    copied = old.weight[units]
+    new.weight.copy_(copied + _noise(copied, noise, generator))
+    new.bias.copy_(old.bias[units])
 
 
 def _copy(

@@ -33,7 +33,7 @@ def apply_scope(model: ImageClassifier, scope: str, *, dropout: str = "off") -> 
     backbone = [m for modules in model.backbone.named_layers().values() for m in modules]
     if not trained & {id(module) for module in backbone}:
         # As a whole, with what may lie between its layers.
-        layers = [model.backbone, *model.layers.values()]
+        layers = [model.backbone, *model.grown_modules().values()]
     for module in layers:
         if id(module) not in trained:
             freeze(module, dropout=dropout)
@@ -46,12 +46,12 @@ def _trained(model: ImageClassifier, scope: str) -> list[nn.Module]:
         return [module for modules in layers.values() for module in modules]
     if scope == "Classifier":
         return []
-    new = [m for name, m in model.layers.items() if _is_new(model, name)]
+    new = [m for name, m in model.grown_modules().items() if _is_new(model, name)]
     if scope == "New":
         return new
     if scope == "Grown":
-        described = model.architecture.layers
-        return [m for name, m in model.layers.items() if described[name].growth]
+        described = {**model.architecture.columns, **model.architecture.layers}
+        return [m for name, m in model.grown_modules().items() if described[name].growth]
     if scope.endswith("-New") and len(scope) > len("-New"):
         try:
             return [*model.from_layer(scope.removesuffix("-New")), *new]
@@ -64,4 +64,5 @@ def _trained(model: ImageClassifier, scope: str) -> list[nn.Module]:
 
 
 def _is_new(model: ImageClassifier, name: str) -> bool:
-    return any(parameter.startswith(f"layers.{name}.") for parameter in model.new)
+    prefixes = (f"layers.{name}.", f"columns.{name}.")
+    return any(parameter.startswith(prefixes) for parameter in model.new)

@@ -1,5 +1,6 @@
 """From images to pool5: the convolutional part of a classifier, with its layers by name."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from ..reuse.plain import PLAIN, Plain
+from .columns import Conv
 
 __all__ = ["FIRST_WEIGHTS", "TRUNKS", "WIDTHS", "Trunk", "build_trunk"]
 
@@ -35,7 +37,19 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """pool5 (N, width) of images (N, 3, H, W)."""
+        return self.with_map(images)[0]
+
+    def with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """pool5 (N, width) and the map (N, C, h, w) that the last stage reads."""
         raise NotImplementedError
+
+    def column(self, channels: int) -> Conv:
+        """A convolution beside the last stage, which reads that map and is pooled as pool5 is."""
+        raise NotImplementedError
+
+    def last_conv(self) -> nn.Conv2d | None:
+        """The last stage, where it is a single convolution."""
+        return None
 
 
 class PlainTrunk(Trunk):
@@ -59,6 +73,24 @@ class PlainTrunk(Trunk):
     def forward(self, images: Tensor) -> Tensor:
         return self.pool(self.features(images)).flatten(1)
 
+    def with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        last = self._last
+        below = self.features[:last](images)
+        return self.pool(self.features[last:](below)).flatten(1), below
+
+    def column(self, channels: int) -> Conv:
+        old = self.last_conv()
+        made = nn.Conv2d(old.in_channels, channels, old.kernel_size, old.stride, old.padding)
+        after = [copy.deepcopy(module) for module in self.features[self._last + 1 :]]
+        return Conv(made, *after, copy.deepcopy(self.pool))
+
+    def last_conv(self) -> nn.Conv2d:
+        return self.features[self._last]
+
+    @property
+    def _last(self) -> int:
+        return max(k for k, m in enumerate(self.features) if isinstance(m, nn.Conv2d))
+
 
 class TimmTrunk(Trunk):
     """A timm classifier without its last layer; ``net`` has timm's own names.
@@ -79,6 +111,22 @@ class TimmTrunk(Trunk):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
+
+    def with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        last, maps = self.net.forward_intermediates(images, indices=2)
+        return self.net.forward_head(last), maps[0]
+
+    def column(self, channels: int) -> Conv:
+        levels = getattr(self.net, "feature_info", ())
+        if len(levels) < 2 or not hasattr(self.net, "forward_intermediates"):
+            raise UserError(
+                f"MODEL.GROWTH.KIND channels: {self.timm_name} has no stages to stand beside"
+            )
+        below, last = levels[-2], levels[-1]
+        stride = last["reduction"] // below["reduction"]
+        made = nn.Conv2d(below["num_chs"], channels, 3, stride, 1, bias=False)
+        after = (nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
+        return Conv(made, *after)
 
 
 class ResNetTrunk(Trunk):

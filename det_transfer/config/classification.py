@@ -53,6 +53,10 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLASSIFIER.COMPACT_STRIDE = 2
     # bool: a batch norm behind each of its convolutions.
     cfg.MODEL.CLASSIFIER.COMPACT_NORM = False
+    # int: pool5 is averaged to so many cells a side. 0: the network's own (6 of AlexNet, 7 of
+    # VGG16, 4 of the compact one). On small images fewer say as much: AlexNet has one cell at
+    # 64 px, and six a side would be 36 copies of it. Not for timm.
+    cfg.MODEL.CLASSIFIER.POOL_SIDE = 0
     # float, list[str]: rate of dropout, and the activations that it acts on wherever they are read.
     # Source: Caffe's AlexNet has it behind FC6 and FC7; torchvision's on pool5 and FC6.
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.5
@@ -114,9 +118,11 @@ def add_classification_config(cfg: CfgNode) -> None:
     # -- Growing it. Source of sizes and wiring: Growing a Brain, figure 2 and table 2.
     cfg.MODEL.GROWTH = CfgNode()
     # str: "" (not), "deepen" (DA-CNN: FCa on top), "widen" (WA-CNN: FC7+ beside FC7), "both"
-    # (DWA-CNN), "recursive" (WWA-CNN: FC6+ and FC7+).
+    # (DWA-CNN), "recursive" (WWA-CNN: FC6+ and FC7+), "channels" (that carried on to the
+    # convolutions: pool5+ beside the last stage, and on it a layer beside each that there is).
     cfg.MODEL.GROWTH.KIND = ""
-    # list[int]: units of the new layers, from below: [FCa], [FC7+], [FC7+, FCa], [FC6+, FC7+].
+    # list[int]: units of the new layers, from below: [FCa], [FC7+], [FC7+, FCa], [FC6+, FC7+],
+    # [channels of pool5+, FC6+, FC7+].
     cfg.MODEL.GROWTH.SIZES = []
     # int: iteration before which the network is grown; 0: before training.
     cfg.MODEL.GROWTH.AT = 0
@@ -152,6 +158,7 @@ GROWTH_SIZES = {
     "widen": ("FC7+",),
     "both": ("FC7+", "FCa"),
     "recursive": ("FC6+", "FC7+"),
+    "channels": ("pool5+", "FC6+ and all above"),  # as many as the network has
 }
 
 CHOICES = {
@@ -201,6 +208,10 @@ def classification_problems(cfg: CfgNode) -> Iterator[str]:
     for key in ("COMPACT_WIDTH", "COMPACT_STRIDE", "TEST_BATCH", "NEW_LR"):
         if classifier[key] <= 0:
             yield f"MODEL.CLASSIFIER.{key} is {classifier[key]}; it must be > 0"
+    if classifier.POOL_SIDE < 0:
+        yield f"MODEL.CLASSIFIER.POOL_SIDE is {classifier.POOL_SIDE}; it must be >= 0"
+    if classifier.POOL_SIDE and classifier.NETWORK == "timm":
+        yield "MODEL.CLASSIFIER.POOL_SIDE is for AlexNet and VGG16; timm's networks pool themselves"
     if list(classifier.FC) != [-1] and any(units <= 0 for units in classifier.FC):
         yield f"MODEL.CLASSIFIER.FC is {classifier.FC}; units must be > 0"
     if not classifier.TASK or "." in classifier.TASK:
@@ -261,7 +272,9 @@ def _growth_problems(cfg: CfgNode) -> Iterator[str]:
             yield f"MODEL.GROWTH.SIZES {growth.SIZES} needs MODEL.GROWTH.KIND, e.g. 'widen'"
         return
     wanted = GROWTH_SIZES[growth.KIND]
-    if len(growth.SIZES) != len(wanted):
+    if growth.KIND == "channels" and not growth.SIZES:
+        yield "MODEL.GROWTH.SIZES is empty; 'channels' takes channels, then units of FC6+, ..."
+    elif growth.KIND != "channels" and len(growth.SIZES) != len(wanted):
         yield (
             f"MODEL.GROWTH.SIZES is {list(growth.SIZES)}; {growth.KIND!r} takes "
             f"{len(wanted)}: units of {', '.join(wanted)}"

@@ -10,9 +10,24 @@ from typing import Any
 from ..errors import UserError
 from ..run_folder import replacing
 
-__all__ = ["PAPER", "gather", "page", "write_csv"]
+__all__ = [
+    "COLUMNS",
+    "PAPER",
+    "SCOPES",
+    "alike",
+    "column_of",
+    "columns",
+    "entries",
+    "gather",
+    "page",
+    "read_values",
+    "row_of",
+    "table_number",
+    "tables",
+    "write_csv",
+]
 
-_SCOPES = ("New", "FC7-New", "FC6-New", "All")
+SCOPES = ("New", "FC7-New", "FC6-New", "All")
 # The axes of a plan that become columns, the first that it has.
 _COLUMN_AXES = ("scope", "target")
 
@@ -60,10 +75,52 @@ PAPER: dict[int, dict[str, tuple[float, ...]]] = {
 }
 
 COLUMNS: dict[int, tuple[str, ...]] = {
-    **dict.fromkeys((1, 2, 3), _SCOPES),
-    5: ("MIT-67", "102 Flowers", "CUB-200-2011", "Stanford-40"),
+    **dict.fromkeys((1, 2, 3), SCOPES),
+    5: ("MIT-67", "Flowers-102", "CUB-200-2011", "Stanford-40"),
     **dict.fromkeys((4, 6, 7, 8), ("",)),
 }
+
+
+def table_number(name: str) -> int | None:
+    """Which table of the paper a plan or its folder is about: 1 of "growth_table1"; None: none."""
+    found = re.search(r"table(\d+)", name)
+    return int(found[1]) if found else None
+
+
+def entries(results: str | Path) -> list[dict[str, str]]:
+    """The rows of a plan's ``results.csv``, a run each.
+
+    Raises:
+        UserError: there is no such file
+    """
+    path = Path(results)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: carry out the plan first")
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_values(
+    results: str | Path, block: str = ""
+) -> dict[tuple[str, str, str], dict[str, float]]:
+    """Top-1 of every seed from a plan's ``results.csv``.
+
+    Args:
+        block: of this layer alone, e.g. "FC7+"; "": of all that the classifier reads
+
+    Returns:
+        (row, column, dataset) as :func:`gather` has them -> seed ("" of a run without) -> percent
+
+    Raises:
+        UserError: there is no such file
+    """
+    end = f"accuracy/top1{'_' * bool(block)}{block}"
+    values: dict[tuple[str, str, str], dict[str, float]] = {}
+    for entry in entries(results):
+        for column in (c for c in entry if c.endswith(end) and entry[c]):
+            key = (row_of(entry), column_of(entry), column.removesuffix(end).strip("/"))
+            values.setdefault(key, {})[entry.get("seed") or ""] = float(entry[column])
+    return values
 
 
 def gather(results: str | Path) -> list[dict[str, Any]]:
@@ -76,18 +133,9 @@ def gather(results: str | Path) -> list[dict[str, Any]]:
     Raises:
         UserError: there is no such file, or nothing in it is finished
     """
-    path = Path(results)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: carry out the plan first")
-    values: dict[tuple[str, str, str], list[float]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for entry in csv.DictReader(file):
-            for column, dataset in _top1(entry):
-                if entry[column]:
-                    key = (_row(entry), _column(entry), dataset)
-                    values.setdefault(key, []).append(float(entry[column]))
+    values = {key: list(found.values()) for key, found in read_values(results).items()}
     if not values:
-        raise UserError(f"{path} has no finished run yet")
+        raise UserError(f"{results} has no finished run yet")
     return [
         {
             "row": row,
@@ -103,20 +151,15 @@ def gather(results: str | Path) -> list[dict[str, Any]]:
     ]
 
 
-def _top1(entry: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(column, dataset) of the accuracies."""
-    end = "accuracy/top1"
-    return [(c, c.removesuffix(end).strip("/")) for c in entry if c.endswith(end)]
-
-
-def _column(entry: Mapping[str, str]) -> str:
+def column_of(entry: Mapping[str, str]) -> str:
+    """Scope or target of a run, "" where it has neither."""
     return next((entry[axis] for axis in _COLUMN_AXES if entry.get(axis)), "")
 
 
-def _row(entry: Mapping[str, str]) -> str:
+def row_of(entry: Mapping[str, str]) -> str:
     """A run's name without column and seed; "target", the run that is asked about, goes unsaid."""
     name = re.sub(r"_s\d+$", "", entry["run"])
-    column = _column(entry)
+    column = column_of(entry)
     name = name.removesuffix(f"_{column}") if column else name
     method = entry.get("method", "")
     head = name.removesuffix(method).strip("_") if method else name
@@ -138,8 +181,13 @@ def page(rows: Sequence[Mapping[str, Any]], number: int | None, title: str) -> s
         rows: as :func:`gather` gives them
         number: of the paper's table; None: without one
     """
+    return f"# {title}\n\n{tables(rows, number)}"
+
+
+def tables(rows: Sequence[Mapping[str, Any]], number: int | None) -> str:
+    """What :func:`page` has below its title."""
     paper = PAPER.get(number, {})
-    lines = [f"# {title}", ""]
+    lines = []
     if paper:
         lines += [
             "Top-1 in percent: ours as mean (std; seeds), and behind the slash what the paper has, "
@@ -148,33 +196,39 @@ def page(rows: Sequence[Mapping[str, Any]], number: int | None, title: str) -> s
         ]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         here = [row for row in rows if row["dataset"] == dataset]
-        lines += [f"## {dataset}", ""] if dataset else []
+        lines += [f"On {dataset}:", ""] if dataset else []
         lines += [*_table(here, number), ""]
-    if number in COLUMNS and not _alike(rows, number):
+    if number in COLUMNS and not alike(rows, number):
         lines += ["The paper's:", "", *_markdown(COLUMNS[number], _as_text(PAPER[number])), ""]
     return "\n".join(lines)
 
 
-def _alike(rows: Sequence[Mapping[str, Any]], number: int | None) -> bool:
+def columns(rows: Sequence[Mapping[str, Any]], number: int | None) -> list[str]:
+    """Our columns, in the paper's order where they are the paper's; [""] where there is one."""
+    order = COLUMNS[number] if number in COLUMNS and alike(rows, number) else ()
+    there = list(dict.fromkeys(row["column"] for row in rows if row["column"]))
+    return [c for c in order if c in there] or there or [""]
+
+
+def alike(rows: Sequence[Mapping[str, Any]], number: int | None) -> bool:
     """Whether the paper's table has our columns."""
     found = {row["column"] for row in rows if row["column"]}
     return found <= set(COLUMNS.get(number, ()))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], number: int | None) -> list[str]:
-    order = COLUMNS[number] if number in COLUMNS and _alike(rows, number) else ()
-    there = list(dict.fromkeys(row["column"] for row in rows if row["column"]))
-    columns = [c for c in order if c in there] or there or [""]
+    order = COLUMNS[number] if number in COLUMNS and alike(rows, number) else ()
+    shown = columns(rows, number)
     cells: dict[str, list[str]] = {}
     below = []
     for name in dict.fromkeys(row["row"] for row in rows):
         mine = {row["column"]: row for row in rows if row["row"] == name}
-        if not set(mine) & set(columns):  # what the others begin with
+        if not set(mine) & set(shown):  # what the others begin with
             below.append(f"{name}: {_cell(mine[''], None)}")
             continue
         theirs = dict(zip(order, PAPER[number].get(name, ()), strict=False)) if order else {}
-        cells[name] = [_cell(mine.get(c), theirs.get(c)) for c in columns]
-    return [*_markdown(columns, cells), *(["", *below] if below else [])]
+        cells[name] = [_cell(mine.get(c), theirs.get(c)) for c in shown]
+    return [*_markdown(shown, cells), *(["", *below] if below else [])]
 
 
 def _as_text(table: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import transferability
+from . import growth, transferability
 from .collect import KIND
+from .growth_results import GROWTH
+from .html import NONE, number
 from .markdown import table
 
 __all__ = ["page", "tables"]
@@ -22,7 +24,6 @@ _METRICS = ("AP", "AP50")
 _BY_FREQUENCY = ("APr", "APc", "APf")
 _BY_SIZE = ("APs", "APm", "APl")
 _TASKS = {"bbox": "Boxes", "segm": "Masks"}
-_NONE = "-"
 
 
 def page(contents: Mapping[str, Mapping[str, Any]], curves: Mapping[str, str]) -> str:
@@ -41,6 +42,8 @@ def _section(name: str, content: Mapping[str, Any], curve: str) -> str:
         return _runs_section(name, content, curve)
     if content.get("kind") == transferability.KIND:
         return _transfer_section(name, content, curve)
+    if content.get("kind") == GROWTH:
+        return _growth_section(name, content)
     return _any_section(name, content)
 
 
@@ -50,6 +53,9 @@ def tables(content: Mapping[str, Any]) -> str:
         return "\n\n".join([*_group_tables(content), _conditions(content)])
     if content.get("kind") == transferability.KIND:
         return "\n\n".join([transferability.claims_in_markdown(content), _conditions(content)])
+    if content.get("kind") == GROWTH:
+        made = growth.tables(content["cells"], content["table"])
+        return "\n\n".join([made, _conditions(content)])
     return "\n\n".join([_scalar_table(content.get("results")), _conditions(content)])
 
 
@@ -138,7 +144,57 @@ def _every_run(name: str, content: Mapping[str, Any]) -> str:
 def _headline(tasks: Mapping[str, Mapping[str, float | None]]) -> str:
     """The first number of each task."""
     firsts = (next(iter(metrics.values()), None) for metrics in tasks.values())
-    return " / ".join(_NONE if first is None else f"{first:.1f}" for first in firsts)
+    return " / ".join(NONE if first is None else f"{first:.1f}" for first in firsts)
+
+
+# Plans of "Growing a Brain" -----------------------------------------------------------------------
+
+
+def _growth_section(name: str, content: Mapping[str, Any]) -> str:
+    """A plan of "Growing a Brain": its table, the order relations in it, every run."""
+    relations = [
+        [
+            f"{r['relation']}: {r['left']} {r['order']} {r['right']}",
+            number(r["difference"], sign=True),
+            NONE if r["low"] is None else f"{r['low']:+.1f} to {r['high']:+.1f}",
+            f"{r['paper']:+.1f}",
+            str(r["seeds"]),
+            r["comparison"],
+        ]
+        for r in content["relations"]
+    ]
+    verdicts = {r["relation"]: f"{r['words']}: {r['verdict']}" for r in content["relations"]}
+    runs = [
+        [
+            f"`{run['run']}`",
+            str(run["seed"]),
+            str(run["iterations"]),
+            run["weights"],
+            ", ".join(f"{value:.1f}" for value in run["top1"].values()),
+            f"{run['training_s']:.0f} s + {run['evaluation_s']:.0f} s",
+        ]
+        for run in content["runs"]
+    ]
+    commands = [run["command"] for run in content["runs"]] + [content["collected_by"]]
+    paragraphs = [
+        f"## {content['title']}",
+        content["question"],
+        tables(content),
+        *content["notes"],
+    ]
+    if relations:
+        head = ["order relation", "ours", "95 % over seeds", "paper", "seeds", "is"]
+        words = "\n".join(f"- Relation {key}, {said}." for key, said in verdicts.items())
+        paragraphs += [words, table(head, relations)]
+    head = ["run", "seed", "iterations", "weights", "top-1", "training"]
+    paragraphs += [
+        f"<details><summary>Every run, with its command ({name}.json)</summary>",
+        table(head, runs, numbers=False),
+        "Training is given with the time of evaluation after the +.",
+        "```\n" + "\n".join(filter(None, commands)) + "\n```",
+        "</details>",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 # Transferability experiments ---------------------------------------------------------------------
@@ -184,7 +240,7 @@ def _scalar_table(results: Any) -> str:
     heads = [" ".join(v for v in column.values() if isinstance(v, str)) for column in columns]
     flat = [dict(_numbers(column)) for column in columns]
     names = dict.fromkeys(name for column in flat for name in column)
-    rows = [[_words(name), *(column.get(name, _NONE) for column in flat)] for name in names]
+    rows = [[_words(name), *(column.get(name, NONE) for column in flat)] for name in names]
     return table(["", *heads], rows)
 
 
@@ -215,7 +271,7 @@ def _words(name: str) -> str:
 def _spread(stats: Mapping[str, float] | None, digits: int = 1) -> str:
     """E.g. "31.2" of one run, "31.2 (30.9, 31.5)" of two, "31.2 ± 0.3" of more."""
     if stats is None:
-        return _NONE
+        return NONE
     mean = f"{stats['mean']:.{digits}f}"
     if stats["n"] == 1:
         return mean

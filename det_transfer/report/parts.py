@@ -110,7 +110,7 @@ def learning_figures(
         if drawn and (key == "total_loss" or len(runs) == 1):
             positive = all(value > 0 for line in drawn for value in line.y)
             svg = lines(drawn, title, x="iteration", y=y, log=log and positive)
-            found.append(Figure(title, svg, _curve_table(drawn, y)))
+            found.append(Figure(title, svg, curve_table(drawn, y)))
     if dataset:
         drawn = [
             Line(name, *run.evaluated(dataset, f"{task}/AP"), colour) for name, run, colour in runs
@@ -119,11 +119,11 @@ def learning_figures(
         if any(len(line.x) > 1 for line in drawn):
             title = f"AP on the way, {TASKS.get(task, task)}"
             svg = lines(drawn, title, x="iteration", y="AP")
-            found.append(Figure(title, svg, _curve_table(drawn, "AP")))
+            found.append(Figure(title, svg, curve_table(drawn, "AP")))
     return found
 
 
-def _curve_table(drawn: Sequence[Line], y: str) -> Table:
+def curve_table(drawn: Sequence[Line], y: str) -> Table:
     rows = []
     for line in drawn:
         step = max(1, len(line.x) // 10)

@@ -42,7 +42,7 @@ def _alexnet(side: int = 6) -> Plain:
     return Plain(nn.Sequential(*layers), 256, side, _numbered(5))
 
 
-def _caffenet() -> Plain:
+def _caffenet(side: int = 6) -> Plain:
     """Caffe's AlexNet, for images of 227 px: pools before norms, conv2, 4 and 5 in two groups.
 
     Source: BVLC/caffe, models/bvlc_reference_caffenet/train_val.prototxt; weights of standard
@@ -61,7 +61,7 @@ def _caffenet() -> Plain:
             layers.append(nn.MaxPool2d(3, 2))
         if number in (1, 2):
             layers.append(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75))
-    return Plain(nn.Sequential(*layers), 256, 6, _numbered(5))
+    return Plain(nn.Sequential(*layers), 256, side, _numbered(5))
 
 
 def _vgg16(side: int = 7) -> Plain:

@@ -158,6 +158,17 @@ def test_only_some_of_them_and_what_they_need(plan):
         made.only("thrid*")
 
 
+def test_a_part_of_a_plan_keeps_the_rows_of_the_others(plan):
+    made = plan(TWO_STAGES)
+    carry_out(made.only("first_s1"), LocalSlots())
+    carry_out(made.only("first_s2"), LocalSlots())
+    found = {row["run"]: row["status"] for row in results(made)}
+    assert found == dict.fromkeys(("first_s1", "first_s2"), "finished") | dict.fromkeys(
+        ("second_s1", "second_s2"), "to do"
+    )
+    assert len((made.output / "times.csv").read_text().splitlines()) == 3
+
+
 # Carrying it out ---------------------------------------------------------------------------------
 
 

@@ -7,6 +7,9 @@ import pytest
 
 from det_transfer.errors import UserError
 from det_transfer.report.growth import PAPER, gather, page, write_csv
+from det_transfer.report.growth_results import collect_growth
+from det_transfer.report.results import FOLDER, render
+from det_transfer.run_folder import write_json
 
 
 def results(path, rows):
@@ -67,7 +70,7 @@ def test_without_scopes_and_with_two_test_sets(tmp_path):
     text = page(gather(results(tmp_path / "r.csv", rows)), 4, "Table 4")
     assert "| source | 30.0 (1) / 56.9 |" in text
     assert "| back WA | 25.0 (1) / 51.5 |" in text
-    assert "## tiny_val" in text
+    assert "On tiny_val:" in text
     assert "| kept LwF | 28.0 (1) / 55.9 |" in text
 
 
@@ -98,3 +101,62 @@ def test_the_papers_orders():
     assert PAPER[3]["WA-with"] == one["WA"] == PAPER[2]["WA-2048"]
     assert PAPER[7]["WA-grow"] > PAPER[7]["WA-ori"] > PAPER[7]["CNN-FT"]
     assert all(len(row) == 4 for n in (1, 2, 3) for row in PAPER[n].values())
+
+
+def test_as_results_of_the_project(tmp_path):
+    folder = tmp_path / "output" / "growth_table8"
+    values = {"one-step": 50.0, "two-steps": 60.0}
+    names = [f"{row}_s{seed}" for row in values for seed in (1, 2)]
+    results(
+        write_finished(folder, names) / "results.csv",
+        [
+            {"run": n, "seed": n[-1], "status": "finished"}
+            | {"accuracy/top1": values[n[:-3]] + int(n[-1]) / 10}
+            for n in names
+        ]
+        + [{"run": "two-steps_s3", "seed": 3, "status": "to do"}],
+    )
+    content = collect_growth(
+        folder, tmp_path, title="Two steps", question="Does it help?", command=f"x {folder}"
+    )
+    assert [run["run"] for run in content["runs"]] == [f"output/growth_table8/{n}" for n in names]
+    assert content["runs"][0]["command"] == "train OUTPUT_DIR output/growth_table8/one-step_s1"
+    assert content["collected_by"] == "x output/growth_table8"
+    assert [(r["seeds"], r["verdict"]) for r in content["relations"]] == [(2, "reproduced")]
+    write_json(tmp_path / "docs" / "results" / "growth_table8.json", content)
+    text = render(tmp_path)[FOLDER / "README.md"].decode()
+    assert "## Two steps\n\nDoes it help?" in text
+    assert "| two-steps | 60.2 (0.1; 2) / 79.3 |" in text
+    assert "- Relation 8, grown over two tasks is above grown once: reproduced." in text
+    assert "| 8: two-steps > one-step | +10.0 | +10.0 to +10.0 | +13.0 | 2 | reproduced |" in text
+    assert "Measured: 2026-01-02" in text
+    assert str(tmp_path) not in text
+
+
+def test_what_cannot_be_collected(tmp_path):
+    with pytest.raises(UserError, match="has no table of the paper in its name"):
+        collect_growth(tmp_path, tmp_path, title="", question="")
+    folder = write_finished(tmp_path / "growth_table8", [])
+    rows = [{"run": "one-step_s1", "seed": 1, "status": "finished", "accuracy/top1": 1.0}]
+    results(folder / "results.csv", rows)
+    with pytest.raises(UserError, match=r"one-step_s1 has no run.json"):
+        collect_growth(folder, tmp_path, title="", question="")
+
+
+def write_finished(folder, names):
+    """Run folders as far as they are collected."""
+    for name in names:
+        record = {
+            "ended": "2026-01-02T03:04:05",
+            "seed": int(name[-1]),
+            "max_iteration": 300,
+            "weights": "output/source/model_final.pth",
+            "device": "cpu",
+            "seconds": {"training": 12.0, "evaluation": 1.0},
+            "versions": {"torch": "2.14.1"},
+            "command": f"train OUTPUT_DIR {folder / name}",
+        }
+        write_json(folder / name / "run.json", record)
+        (folder / name / "config.yaml").write_text("SEED: 1\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, find_browser
+from made_up_plans import make_plan
 from made_up_transfer import make_experiment
 
 from det_transfer.report import transferability
 from det_transfer.report.comparison import compare
 from det_transfer.report.comparison_page import comparison_page
+from det_transfer.report.growth_page import write_page, write_relations
+from det_transfer.report.growth_relations import examine
 from det_transfer.report.html import render
 from det_transfer.report.run_page import make_report
 from det_transfer.report.runs import read_run
@@ -67,20 +70,38 @@ def pages(evaluated, tmp_path_factory):
     comparison = folder / "comparison.html"
     comparison.write_text(render(comparison_page(compare(runs, draws=50))), encoding="utf-8")
     report = make_report(evaluated / "frozen_s1", folder / "report.html")
-    plan = make_experiment(folder / "plan", ("random0", "dissimilar"), skip=["random0_A3B_s1"])
-    transfer = transferability.write(plan)
-    return {"report": report, "comparison": comparison, "transferability": transfer}
+    experiment = make_experiment(
+        folder / "plan", ("random0", "dissimilar"), skip=["random0_A3B_s1"]
+    )
+    plan = make_plan(folder, 1, runs=True)
+    findings = write_relations([plan], examine([plan]), folder)
+    return {
+        "report": report,
+        "comparison": comparison,
+        "transferability": transferability.write(experiment),
+        "growth": write_page(plan)[-1],
+        "relations": findings,
+    }
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("name", ["report", "comparison", "transferability"])
-def test_page(browser, pages, name, width, dark):
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("report", 9),
+        ("comparison", 9),
+        ("transferability", 9),
+        ("growth", 0),
+        ("relations", 0),
+    ],
+)
+def test_page(browser, pages, name, images, width, dark):
     browser.open(pages[name], width=width, dark=dark)
     assert browser.complaints() == []
     assert browser.requests() == []
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
-    assert browser.evaluate("document.images.length") >= 9
+    assert browser.evaluate("document.images.length") >= images
     assert browser.evaluate(broken) == 0
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     shown = "[...document.querySelectorAll('svg, img, p, h1, h2, h3, .tile')]"

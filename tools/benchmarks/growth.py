@@ -1,21 +1,28 @@
 #!/usr/bin/env python3
-"""How much faster is training of scope New on cached activations?
+"""How much faster is training of scope New on cached activations, and how long takes a run?
 
 Two trainers on the same drawn images and views, one with MODEL.CLASSIFIER.CACHE, each in a process
 of its own with one thread, take turns step by step: data, forward, backward and update. An epoch
 is so many steps; what filling the cache takes once is told apart. CPU seconds hardly depend on
 what else the machine does.
 
+With --runs whole runs follow, one a scope, in a process of their own with one thread: start, cache,
+training and evaluation of a widened network. Table 1 (configs/plans/growth_table1.yaml) is so many
+of each, and half of their sum on two cores.
+
     python tools/benchmarks/growth.py                            # compact network, 64 px, FC of 512
     python tools/benchmarks/growth.py --network alexnet --size 224 --rounds 5
-    python tools/benchmarks/growth.py --output docs/results/benchmark_growth.json
+    python tools/benchmarks/growth.py --runs --output docs/results/benchmark_growth.json
 """
 
 import argparse
 import json
+import os
 import platform
+import resource
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,9 +41,14 @@ from det_transfer.engine.setup import argument_parser, setup
 from det_transfer.run_folder import write_json
 from det_transfer.testing import make_tiny_images
 
+ROOT = Path(__file__).resolve().parents[2]
+# Scope -> runs in Table 1: six methods, of which "progressive" has New alone, and three seeds.
+TABLE1 = {"New": 18, "FC7-New": 15, "FC6-New": 15, "All": 15}
+
 
 def options(args: argparse.Namespace, folder: Path, output: str) -> list[str]:
-    sets = [["train", "images", str(folder / "images"), "train"]]
+    sets = [[name, "images", str(folder / "images"), name] for name in ("train", "test")]
+    sets = sets if args.runs else sets[:1]
     width = 512 if args.network == "compact_alexnet" else 4096
     pairs = {
         "DATASETS.CLASSIFICATION": sets,
@@ -91,6 +103,30 @@ def side(args: argparse.Namespace, folder: Path, output: str) -> Callable[[], No
     return step
 
 
+def whole_runs(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Seconds of a run of each scope from start to end, and of Table 1."""
+    found: dict[str, Any] = {}
+    for scope in TABLE1:
+        words = options(args, folder, "cached")
+        words += ["MODEL.CLASSIFIER.SCOPE", scope, "DATASETS.TEST", "('test',)"]
+        words += ["INPUT.VIEW.FIXED", "2", "SOLVER.IMS_PER_BATCH", "32", "SOLVER.STEPS", "()"]
+        words += ["SOLVER.MAX_ITER", str(args.iterations), "OUTPUT_DIR", str(folder / scope)]
+        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, str(ROOT / "tools" / "train_classifier.py"), *words],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found[scope] = {"run_s": time.perf_counter() - begin, "run_cpu_s": cpu}
+    for kind, name in (("run_s", "table1_min_on_two_cores"), ("run_cpu_s", "table1_cpu_min")):
+        total = sum(count * found[scope][kind] for scope, count in TABLE1.items())
+        found[name] = total / (120 if kind == "run_s" else 60)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -101,6 +137,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32, help="of each class")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--runs", action="store_true", help="time whole runs too")
+    parser.add_argument("--iterations", type=int, default=300, help="of a run")
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     quiet()
@@ -111,13 +149,15 @@ def main() -> None:
             classes=args.classes,
             per_class=args.images,
             size=args.size + args.size // 2,
-            splits=("train",),
+            splits=("train", "test") if args.runs else ("train",),
         )
         trainer(args, folder, "source").checkpointer.save("source", tag=False)
         makers = {output: partial(side, args, folder, output) for output in ("uncached", "cached")}
         turns = take_turns(makers, rounds=args.rounds)
         made = {name: json.loads((folder / f"{name}.json").read_text()) for name in turns}
-    results = summary(args, turns, made)
+        results = summary(args, turns, made)
+        if args.runs:
+            results["whole_runs"] = whole_runs(args, folder)
     print(json.dumps(results, indent=1))
     if args.output:
         write_json(args.output, report(args, results))

@@ -69,10 +69,17 @@ class Plan:
     """Attributes:
     output: the folder of the runs
     runs: each after those that it needs
+    whole: of a part of a plan all its runs: what its tables are about
     """
 
     output: Path
     runs: tuple[PlannedRun, ...]
+    whole: tuple[PlannedRun, ...] = ()
+
+    @property
+    def listed(self) -> tuple[PlannedRun, ...]:
+        """The runs that have a row in its tables."""
+        return self.whole or self.runs
 
     def only(self, pattern: str) -> "Plan":
         """The runs whose name matches a shell pattern, and those that they need.
@@ -87,7 +94,8 @@ class Plan:
             raise UserError(f"--only {pattern}: no such run; there is {', '.join(near)}")
         for name in wanted:  # grows while it is walked
             wanted += [need for need in by_name[name].needs if need not in wanted]
-        return Plan(self.output, tuple(run for run in self.runs if run.name in wanted))
+        chosen = tuple(run for run in self.runs if run.name in wanted)
+        return Plan(self.output, chosen, self.listed)
 
 
 @dataclass(frozen=True)

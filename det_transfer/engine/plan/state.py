@@ -106,12 +106,14 @@ def _record(run: PlannedRun) -> dict[str, Any]:
 def write_tables(plan: Plan) -> tuple[Path, Path]:
     """Write ``results.csv`` and ``times.csv`` into the plan's folder, a row a run in its order.
 
+    Of a part of a plan (:meth:`Plan.only`) too, so that no row of the other runs is lost.
+
     The results of a plan that was broken off and gone on with are those of an unbroken one, to the
     byte; times never are, and so stand in a file of their own.
     """
-    axes = list(dict.fromkeys(axis for run in plan.runs for axis in run.labels))
+    axes = list(dict.fromkeys(axis for run in plan.listed for axis in run.labels))
     results, times = [], []
-    for run in plan.runs:
+    for run in plan.listed:
         record, state = _record(run), look_at(run)
         finished = state.status is Status.FINISHED
         head = {"run": run.name, **{axis: run.labels.get(axis, "") for axis in axes}}

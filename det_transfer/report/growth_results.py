@@ -1,0 +1,118 @@
+"""A finished plan of "Growing a Brain" as a json of results, for ``docs/results``.
+
+Beside title, question, notes, machine, versions, day and commands it has::
+
+    kind        "growth"
+    table       the paper's
+    cells       the table, as :func:`.growth.gather` gives it
+    relations   each comparison: its numbers, and what became of it
+    runs        a row for each: seed, top-1 by test set, seconds, command
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..run_folder import CONFIG, RUN, read_json
+from .conditions import machine as described
+from .conditions import relative, shown, versions
+from .growth import PAPER, entries, gather, table_number
+from .growth_relations import SIGNS, Found, examine, verdict_of
+
+__all__ = ["GROWTH", "collect_growth"]
+
+GROWTH = "growth"
+
+
+def collect_growth(
+    folder: str | Path,
+    root: str | Path,
+    *,
+    title: str,
+    question: str,
+    notes: Sequence[str] = (),
+    machine: str = "",
+    command: str = "",
+) -> dict[str, Any]:
+    """Read a plan's folder into the content of a json of results.
+
+    Args:
+        folder: of a plan, with "table<N>" in its name; its finished runs count
+        root, title, question, notes, machine, command: as in :func:`.collect.collect`
+
+    Raises:
+        UserError: nothing in it is finished, a finished run has lost its folder, or its name has no
+            table
+    """
+    folder, root = Path(folder), Path(root).resolve()
+    number = table_number(folder.resolve().name)
+    if number not in PAPER:
+        raise UserError(f"{folder} has no table of the paper in its name, as growth_table1 has")
+    cells = gather(folder / "results.csv")
+    done = [e for e in entries(folder / "results.csv") if e["status"] == "finished"]
+    found = examine([folder])
+    records = [_record(folder / entry["run"]) for entry in done]
+    return {
+        "kind": GROWTH,
+        "title": title,
+        "question": question,
+        "notes": list(notes),
+        "table": number,
+        "machine": described(machine, records),
+        "versions": versions(record["versions"] for record in records),
+        "measured": max(record["ended"] for record in records)[:10],
+        "collected_by": relative(command, root, [str(folder)]),
+        "cells": cells,
+        "relations": [_relation(one, found) for one in found if one.n],
+        "runs": [
+            _row(folder / entry["run"], entry, record, root)
+            for entry, record in zip(done, records, strict=True)
+        ],
+    }
+
+
+def _record(run: Path) -> dict[str, Any]:
+    missing = [name for name in (RUN, CONFIG) if not (run / name).is_file()]
+    if missing:
+        raise UserError(f"{run} has no {missing[0]}: results.csv names a run that is not there")
+    return read_json(run / RUN)
+
+
+def _row(
+    run: Path, entry: Mapping[str, str], record: Mapping[str, Any], root: Path
+) -> dict[str, Any]:
+    end = "accuracy/top1"
+    return {
+        "run": shown(run, root),
+        "seed": record["seed"],
+        "iterations": record["max_iteration"],
+        "weights": relative(record["weights"], root),
+        "device": record["device"],
+        "top1": {
+            c.removesuffix(end).strip("/"): float(entry[c])
+            for c in entry
+            if c.endswith(end) and entry[c]
+        },
+        "training_s": record["seconds"]["training"],
+        "evaluation_s": record["seconds"]["evaluation"],
+        "command": relative(record["command"], root, (str(run), str(run.resolve()))),
+    }
+
+
+def _relation(one: Found, all_found: Sequence[Found]) -> dict[str, Any]:
+    group = [f for f in all_found if f.relation is one.relation]
+    return {
+        "relation": one.relation.number,
+        "words": one.relation.words,
+        "verdict": verdict_of(group),
+        "left": str(one.comparison.left),
+        "order": SIGNS[one.comparison.order],
+        "right": str(one.comparison.right),
+        "seeds": one.n,
+        "difference": one.difference,
+        "low": one.low,
+        "high": one.high,
+        "paper": round(one.paper, 2),
+        "comparison": one.verdict,
+    }

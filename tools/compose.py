@@ -4,29 +4,38 @@
     python tools/compose.py make shared.yaml cells=output/cells rooms=output/rooms
     python tools/compose.py list shared.yaml               # what is in it
     python tools/compose.py check shared.yaml              # is everything there, and still the same
-    python tools/compose.py run shared.yaml photos/ --output found
+    python tools/compose.py eval shared.yaml               # each task on its own test sets
+    python tools/compose.py run shared.yaml photos/ --output found    # as tools/predict.py does
 
-`run` writes one folder a task, as tools/predict.py does.
+`eval` writes <output>/<task>/eval/<dataset>, with the results of the runs evaluated alone.
 
 Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in files or command line.
 """
 
 import argparse
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 from tabulate import tabulate
 from tqdm import tqdm
 
 from det_transfer import run_folder
-from det_transfer.composition import compose, load_composition, read_composition
+from det_transfer.classification import load_head
+from det_transfer.composition import (
+    LOADERS,
+    compose,
+    evaluate,
+    load_composition,
+    read_composition,
+)
 from det_transfer.config import load_config
 from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched
 from det_transfer.errors import UserError
 from det_transfer.modeling.meta_arch import SharedBackboneDetector
-from det_transfer.prediction import Reader, category_ids, find_sources, writing
+from det_transfer.prediction import Named, category_ids, find_sources, predict
+
+LOADERS["classifier"] = load_head
 
 
 def make(args: argparse.Namespace) -> None:
@@ -72,10 +81,14 @@ def described(folder: Path) -> list[str]:
     record = folder / run_folder.RUN
     if not record.is_file():
         return ["-", "no run there"]
-    names = run_folder.read_json(record).get("classes", [])
+    content = run_folder.read_json(record)
+    if run_folder.is_classifier(folder):
+        mode, names = "classifier", next(iter(content["tasks"].values()), [])
+    else:
+        mode = load_config(str(folder / run_folder.CONFIG)).cfg.MODEL.REUSE.MODE or "as built"
+        names = content.get("classes", [])
     more = ", ..." if len(names) > 3 else ""
-    mode = load_config(str(folder / run_folder.CONFIG)).cfg.MODEL.REUSE.MODE
-    return [mode or "as built", f"{len(names)}: {', '.join(names[:3])}{more}"]
+    return [mode, f"{len(names)}: {', '.join(names[:3])}{more}"]
 
 
 def check(args: argparse.Namespace) -> None:
@@ -88,28 +101,46 @@ def detect(args: argparse.Namespace) -> None:
     if Path(args.output).is_file():
         raise UserError(f"--output {args.output} is a file; name a folder")
     sources = find_sources(args.inputs, args.output)
-    folders = {name: folder for name, (folder, _) in read_composition(args.file).tasks.items()}
     composed = load_composition(args.file, device=args.device, score_threshold=args.score_threshold)
-    reader = Reader(sources, say=lambda line: tqdm.write(line, file=sys.stderr))
-    with ExitStack() as stack:
-        found = {
-            name: stack.enter_context(
-                writing(
-                    Path(args.output) / name,
-                    classes=detector.classes,
-                    categories=category_ids(folders[name], detector.classes),
-                    pictures=not args.no_pictures,
-                )
-            )
-            for name, detector in composed.detectors.items()
-        }
-        for frame in watched(reader, total=reader.total(), unit="image"):
-            for name, instances in composed(frame.picture).items():
-                found[name].add(frame, instances)
-        if not any(each.images for each in found.values()):
-            raise UserError(f"none of {len(sources)} files could be read")
-    for name, each in found.items():
-        print(f"{name}: {each.detections} detections in {len(each.images)} images")
+    done = predict(
+        composed,
+        {
+            name: Named(task.classes, category_ids(task.weights.parent, task.classes))
+            for name, task in composed.tasks.items()
+        },
+        sources,
+        args.output,
+        pictures=not args.no_pictures,
+        say=lambda line: tqdm.write(line, file=sys.stderr),
+        watch=watched,
+    )
+    for name, counted in done.counted.items():
+        print(f"{name}: {counted} in {done.images} images")
+
+
+def measure(args: argparse.Namespace) -> None:
+    output = Path(args.output or Path(args.file).with_suffix(""))
+    if output.is_file():
+        raise UserError(f"--output {output} is a file; name a folder")
+    composed = load_composition(args.file, device=args.device)
+
+    def watch(batches, dataset, count):
+        print(f"{dataset}: {count} batches", flush=True)
+        return watched(batches, total=count, unit="batch")
+
+    results = evaluate(composed, output, watch=watch)
+    for name, datasets in results.items():
+        for dataset, found in datasets.items():
+            print(f"{name}: {dataset}: {summary(found)}, in {output / name / 'eval' / dataset}")
+
+
+def summary(found: dict[str, dict[str, float]], most: int = 3) -> str:
+    """The first metrics of each kind: "bbox AP 45.12, AP50 70.30, AP75 48.00"."""
+    kinds = (
+        f"{kind} {', '.join(f'{name} {value:.2f}' for name, value in list(metrics.items())[:most])}"
+        for kind, metrics in found.items()
+    )
+    return "; ".join(kinds) or "the test set has no annotations, nothing is measured"
 
 
 def parse() -> argparse.Namespace:
@@ -121,6 +152,7 @@ def parse() -> argparse.Namespace:
         ("make", make, "put runs on one trunk"),
         ("list", listed, "what is in a composition"),
         ("check", check, "load it"),
+        ("eval", measure, "evaluate each task on its own test sets"),
         ("run", detect, "detect in images"),
     ):
         command = commands.add_parser(name, help=text)
@@ -136,8 +168,15 @@ def parse() -> argparse.Namespace:
                 help="short side and most of the long side of images in pixels, for all tasks; "
                 "default: the runs' INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST",
             )
-        if name in ("check", "run"):
+        if name in ("check", "eval", "run"):
             command.add_argument("--device", default="", help="cpu, cuda, cuda:1")
+        if name == "eval":
+            command.add_argument(
+                *("--output",),
+                default="",
+                metavar="FOLDER",
+                help="default: beside FILE, called as it is without .yaml",
+            )
         if name == "run":
             command.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders")
             command.add_argument("--output", required=True, metavar="FOLDER")

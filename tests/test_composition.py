@@ -171,7 +171,9 @@ def test_from_making_to_detecting(start, runs, folder, images, tmp_path, capsys)
     path = tmp_path / "shared.yaml"
     tasks = [f"{name}={runs[name]}" for name in ("shapes", "adapted")]
     assert start("make", path, *tasks) == 0
-    assert "adapted" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "a pass of its own: adapters" in out
+    assert "shapes and adapted have 2 classes of one name, e.g. shape_1: answers are kept" in out
     assert start("list", path) == 0
     out = capsys.readouterr().out
     assert "2: shape_1, shape_2" in out

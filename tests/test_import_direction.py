@@ -25,6 +25,7 @@ ALLOWED = {
     "report": {"errors", "run_folder"},
     "testing": {"errors"},
     "composition": BASE | {"api", "modeling", "engine"},
+    "export": BASE | {"reuse", "api", "modeling"},
     "api": BASE | {"reuse", "data", "modeling", "evaluation", "engine", "engine.detection"},
 }
 # Room -> packages that it must do without.

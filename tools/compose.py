@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Several detectors on one frozen trunk, which is computed once for all of them (docs/compose.md).
+"""Several tasks on one frozen trunk, which is computed once for all of them (docs/compose.md).
 
     python tools/compose.py make shared.yaml cells=output/cells rooms=output/rooms
     python tools/compose.py list shared.yaml               # what is in it
@@ -13,7 +13,9 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in files or command 
 """
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tabulate import tabulate
@@ -23,6 +25,7 @@ from det_transfer import run_folder
 from det_transfer.classification import load_head
 from det_transfer.composition import (
     LOADERS,
+    LoadedTask,
     compose,
     evaluate,
     load_composition,
@@ -33,7 +36,7 @@ from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched
 from det_transfer.errors import UserError
 from det_transfer.modeling.meta_arch import SharedBackboneDetector
-from det_transfer.prediction import Named, category_ids, find_sources, predict
+from det_transfer.prediction import find_sources, named, predict
 
 LOADERS["classifier"] = load_head
 
@@ -45,6 +48,8 @@ def make(args: argparse.Namespace) -> None:
     sizes = dict(zip(("min_size", "max_size"), args.input_size or (), strict=False))
     composed = compose(args.file, runs, input=sizes)
     print(costs(composed.model))
+    for line in namesakes(composed.tasks):
+        print(line)
     print(f"{args.file}: {len(runs)} tasks on trunk {composed.model.fingerprint[:12]}")
 
 
@@ -61,6 +66,16 @@ def costs(model: SharedBackboneDetector) -> str:
     for name, part in model.tasks.items():
         rows.append([name, millions(part), "and a pass of its own: adapters" * part.own_pass])
     return tabulate(rows, ["part", "M parameters", "trunk computed"], tablefmt="simple")
+
+
+def namesakes(tasks: Mapping[str, LoadedTask]) -> Iterator[str]:
+    """Tasks with classes of one name, which stay apart."""
+    for (one, first), (other, second) in itertools.combinations(tasks.items(), 2):
+        if both := [name for name in first.classes if name in set(second.classes)]:
+            yield (
+                f"{one} and {other} have {len(both)} classes of one name, e.g. {both[0]}: answers "
+                "are kept apart by task"
+            )
 
 
 def millions(module) -> str:
@@ -104,10 +119,7 @@ def detect(args: argparse.Namespace) -> None:
     composed = load_composition(args.file, device=args.device, score_threshold=args.score_threshold)
     done = predict(
         composed,
-        {
-            name: Named(task.classes, category_ids(task.weights.parent, task.classes))
-            for name, task in composed.tasks.items()
-        },
+        named(composed.tasks),
         sources,
         args.output,
         pictures=not args.no_pictures,

@@ -32,7 +32,7 @@ from det_transfer.composition import LOADERS, load_composition
 from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched
 from det_transfer.errors import UserError, raise_all
-from det_transfer.prediction import ONE, Named, Source, category_ids, find_sources, predict
+from det_transfer.prediction import ONE, Named, Source, category_ids, find_sources, named, predict
 
 COMPOSITIONS = (".yaml", ".yml")
 
@@ -75,8 +75,8 @@ def of_run(args: argparse.Namespace, sources: Sequence[Source]) -> tuple:
         images, categories = ids_of_json(args.ids, sources, detector.classes)
     else:
         images, categories = None, category_ids(args.run, detector.classes)
-    named = Named(detector.classes, categories)
-    return detector, {ONE: named}, {ONE: detector.weights}, images
+    classes = {ONE: Named(detector.classes, categories)}
+    return detector, classes, {ONE: detector.weights}, images
 
 
 def of_composition(args: argparse.Namespace, sources: Sequence[Source]) -> tuple:
@@ -86,9 +86,8 @@ def of_composition(args: argparse.Namespace, sources: Sequence[Source]) -> tuple
             raise UserError(f"--{flag} is for one run; {args.run} is a composition of several")
     LOADERS["classifier"] = load_head
     composed = load_composition(args.run, device=args.device, score_threshold=args.score_threshold)
-    tasks = composed.tasks.items()
-    named = {name: Named(t.classes, category_ids(t.weights.parent, t.classes)) for name, t in tasks}
-    return composed, named, {name: task.weights for name, task in tasks}, None
+    origins = {name: task.weights for name, task in composed.tasks.items()}
+    return composed, named(composed.tasks), origins, None
 
 
 def ids_of_json(

@@ -84,7 +84,6 @@ def evaluations(
     cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = (), str(output)  # training data may be elsewhere
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST of its config is empty: there is nothing to evaluate on")
-
     register_datasets(cfg)
     check_datasets(cfg)
     for name in cfg.DATASETS.TEST:

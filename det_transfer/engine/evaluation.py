@@ -1,9 +1,10 @@
 """One evaluation that a trained model can be asked for, of detection or classification."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from detectron2.evaluation import DatasetEvaluator
+from torch.utils.data import DataLoader
 
 __all__ = ["Evaluation"]
 
@@ -21,5 +22,5 @@ class Evaluation:
 
     dataset: str
     source: Hashable
-    loader: Callable[[], Iterable[list[dict]]]
+    loader: Callable[[], DataLoader]
     evaluator: Callable[[], DatasetEvaluator]

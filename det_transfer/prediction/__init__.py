@@ -1,6 +1,6 @@
 """Detecting in a user's files: images and videos are read one by one, what is found is written."""
 
-from .found import ONE, Found, Named, category_ids, writing
+from .found import ONE, Found, Named, category_ids, named, writing
 from .program import Summary, predict
 from .sources import Frame, Reader, Source, find_sources
 
@@ -14,6 +14,7 @@ __all__ = [
     "Summary",
     "category_ids",
     "find_sources",
+    "named",
     "predict",
     "writing",
 ]

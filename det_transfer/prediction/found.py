@@ -17,7 +17,7 @@ from ..evaluation.files import result_rows
 from .pictures import Pictures
 from .sources import Frame
 
-__all__ = ["ONE", "Found", "Named", "category_ids", "writing"]
+__all__ = ["ONE", "Found", "Named", "category_ids", "named", "writing"]
 
 ONE = ""  # the name of a task that stands alone: its files lie in the folder itself
 
@@ -48,6 +48,18 @@ def category_ids(run: str | Path, classes: Sequence[str]) -> list[int]:
     return list(range(1, len(classes) + 1))
 
 
+def named(tasks: Mapping[str, Any]) -> dict[str, Named]:
+    """What the classes of loaded tasks mean, by task.
+
+    Args:
+        tasks: name -> with ``classes``, and ``weights``: the checkpoint in its run folder
+    """
+    return {
+        name: Named(task.classes, category_ids(task.weights.parent, task.classes))
+        for name, task in tasks.items()
+    }
+
+
 @contextlib.contextmanager
 def writing(
     folder: str | Path,
@@ -71,14 +83,14 @@ def writing(
     folder = Path(folder)
     with contextlib.ExitStack() as stack:
         rows = {
-            name: stack.enter_context(_rows(folder / name / _PREDICTIONS, named.categories))
-            for name, named in tasks.items()
+            name: stack.enter_context(_rows(folder / name / _PREDICTIONS, task.categories))
+            for name, task in tasks.items()
         }
         drawn = stack.enter_context(Pictures(folder / _PICTURES)) if pictures else None
         found = Found(rows, drawn, images or {})
         yield found
-        for name, named in tasks.items():
-            pairs = zip(named.categories, named.classes, strict=True)
+        for name, task in tasks.items():
+            pairs = zip(task.categories, task.classes, strict=True)
             categories = [{"id": number, "name": word} for number, word in pairs]
             content = {"info": {}, "images": found.images, "categories": categories}
             run_folder.write_json(folder / name / _IMAGES, {**content, "annotations": []})

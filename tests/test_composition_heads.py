@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,8 +27,9 @@ from det_transfer.testing import make_tiny_dataset, make_tiny_images
 from tools import compose as tool
 from tools import predict
 
-DETECTOR = "tests/engine/tiny.yaml"
-CLASSIFIER = "tests/classification/tiny_classifier.yaml"
+HERE = Path(__file__).parent
+DETECTOR = str(HERE / "engine/tiny.yaml")
+CLASSIFIER = str(HERE / "classification/tiny_classifier.yaml")
 FEATURES = ["MODEL.TIMM.OUT_FEATURES", ["res3", "res4", "res5"]]
 # Both are fed alike.
 STD = ["MODEL.PIXEL_STD", "[57.375, 57.12, 58.395]"]
@@ -163,6 +165,14 @@ def test_programs_say_the_likeliest_classes(made, classifier, folder, tmp_path, 
     code, out, err = call(tool, "list", made)
     assert code == 0, err
     assert "classifier" in out
+
+
+def test_the_program_makes_the_same_file(made, detector, classifier, call):
+    path = made.with_name("again.yaml")
+    code, out, err = call(tool, "make", path, f"kinds={classifier}", f"cells={detector}")
+    assert code == 0, err
+    assert path.read_text() == made.read_text()
+    assert "2 tasks on trunk " in out
 
 
 def test_it_stands_on_a_trunk_that_ends_earlier(folder, detector, classifier, made):

@@ -64,7 +64,8 @@ def costs(model: SharedBackboneDetector) -> str:
     """What the parts weigh, and which tasks need a pass of their own."""
     rows = [["trunk, shared", millions(model.trunk), "once"]]
     for name, part in model.tasks.items():
-        rows.append([name, millions(part), "and a pass of its own: adapters" * part.own_pass])
+        own_pass = getattr(part, "own_pass", False)  # a classifier's head has none
+        rows.append([name, millions(part), "and a pass of its own: adapters" * own_pass])
     return tabulate(rows, ["part", "M parameters", "trunk computed"], tablefmt="simple")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 import det_transfer
 from det_transfer.engine.launch import run as run_program
 from tools import export
+
+TINY = str(Path(__file__).parents[1] / "engine/tiny.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def trained(tmp_path_factory):
         "MODEL.REUSE.FAST": True,  # which the program leaves out
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.001,
     }
-    return det_transfer.train("tests/engine/tiny.yaml", options).folder
+    return det_transfer.train(TINY, options).folder
 
 
 @pytest.fixture

@@ -28,19 +28,17 @@ from PIL import Image
 
 from . import run_folder
 from .config import load_config
-from .engine.checkpoint import TransferCheckpointer
-from .engine.detection import DetectionTrainer, prepare
+from .engine.checkpoint import TransferCheckpointer, find_checkpoint
+from .engine.detection import DetectionTrainer, evaluations, prepare
+from .engine.evaluation import Evaluation
 from .engine.launch import quiet
 from .engine.setup import setup
 from .errors import UserError
 
-__all__ = ["Detector", "Names", "Run", "load", "train"]
+__all__ = ["Detector", "ImageLike", "Names", "Run", "batches", "load", "train"]
 
 # A path, a picture, or an array as OpenCV reads it: (H, W, 3) uint8 in BGR order, or (H, W) grey.
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
-
-
-_PREFERRED = ("model_best.pth", "model_final_ema.pth", "model_final.pth")
 
 
 @dataclass(frozen=True)
@@ -113,6 +111,11 @@ def load(
     quiet()
     _check_device(device)
     folder = Path(run)
+    if run_folder.is_classifier(folder):
+        raise UserError(
+            f"{folder} is a run of a classifier, not of a detector; tools/compose.py puts it "
+            "beside detectors of its trunk"
+        )
     config_file = folder / run_folder.CONFIG
     if not config_file.is_file():
         raise UserError(f"{folder} is no run folder: it has no {run_folder.CONFIG}")
@@ -120,7 +123,7 @@ def load(
     cfg = load_config(str(config_file), pairs).cfg
     if device or not torch.cuda.is_available():
         cfg.MODEL.DEVICE = device or "cpu"
-    checkpoint = _checkpoint(folder, weights)
+    checkpoint = find_checkpoint(folder, weights)
     model = DetectionTrainer.build_model(cfg)
     TransferCheckpointer(model, cfg=cfg).load_detector(str(checkpoint))
     return Detector(
@@ -139,19 +142,6 @@ def _check_device(device: str) -> None:
         raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: torch finds no CUDA device here")
-
-
-def _checkpoint(folder: Path, name: str) -> Path:
-    there = sorted(folder.glob("model_*.pth"))
-    last = folder / "last_checkpoint"
-    wanted = [name] if name else list(_PREFERRED)
-    if not name and last.is_file():
-        wanted.append(last.read_text().strip())
-    for path in (folder / file for file in wanted):
-        if path in there:
-            return path
-    found = ", ".join(path.name for path in there) or "no checkpoint"
-    raise UserError(f"{folder} has no {' or '.join(wanted)}; it has {found}")
 
 
 def _classes(folder: Path, cfg: CfgNode) -> list[str]:
@@ -216,10 +206,8 @@ class Detector:
 
     def each(self, images: Iterable[ImageLike], *, batch: int = 1) -> Iterator[Instances]:
         """As a call on several, one after the other: of `images` only a batch is held at a time."""
-        samples = map(self.sample, images)
-        for _, alike in itertools.groupby(samples, key=lambda sample: sample["image"].shape):
-            while some := list(itertools.islice(alike, batch)):
-                yield from self._detect(some)
+        for samples in batches(map(self.sample, images), batch):
+            yield from self._detect(samples)
 
     def sample(self, image: ImageLike) -> dict[str, Any]:
         """An image as the model takes it: resized, channels in the config's order."""
@@ -232,16 +220,28 @@ class Detector:
 
     @torch.no_grad()
     def _detect(self, samples: list[dict[str, Any]]) -> list[Instances]:
-        return [self.named(output["instances"].to("cpu")) for output in self.model(samples)]
+        return list(map(self.answer, self.model(samples)))
 
-    def named(self, found: Instances) -> Instances:
+    def evaluations(self, output: str | os.PathLike) -> Iterator[Evaluation]:
+        """See :func:`det_transfer.engine.detection.evaluations`."""
+        return evaluations(self.cfg, self.classes, output)
+
+    def answer(self, output: dict[str, Any]) -> Instances:
         """What the model found, above the threshold and with the names of its classes."""
+        found = output["instances"].to("cpu")
         found = found[found.scores >= self.score_threshold]
         indices = found.pred_classes.tolist()
         found.pred_class_names = Names(
             self.classes[index] if self.classes else str(index) for index in indices
         )
         return found
+
+
+def batches(samples: Iterable[dict[str, Any]], most: int) -> Iterator[list[dict[str, Any]]]:
+    """Up to `most` samples that follow each other and whose images have one size."""
+    for _, alike in itertools.groupby(samples, key=lambda sample: sample["image"].shape):
+        while some := list(itertools.islice(alike, most)):
+            yield some
 
 
 def _picture(image: ImageLike) -> Image.Image:

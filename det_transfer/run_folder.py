@@ -41,6 +41,7 @@ __all__ = [
     "eval_folder",
     "filters_file",
     "flat_metrics",
+    "is_classifier",
     "prediction_parts",
     "read_json",
     "read_metrics",
@@ -65,6 +66,12 @@ TRAIN_CLASSES = "train_classes.csv"
 def eval_folder(run: str | os.PathLike, dataset: str) -> Path:
     """The folder of one dataset's evaluation inside the run folder `run`."""
     return Path(run) / EVAL / dataset
+
+
+def is_classifier(run: str | os.PathLike) -> bool:
+    """Whether it is a run of tools/train_classifier.py, by its run.json."""
+    record = Path(run) / RUN
+    return record.is_file() and "tasks" in read_json(record)
 
 
 def subset_file(run: str | os.PathLike) -> Path:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,8 +13,10 @@ import det_transfer
 from det_transfer.composition import compose, load_composition, read_composition
 from det_transfer.engine.launch import run as run_program
 from det_transfer.errors import UserError
+from det_transfer.modeling import SharedBackboneDetector
 from det_transfer.testing import make_tiny_dataset
 from tools import compose as tool
+from tools import predict
 
 TINY = "tests/engine/tiny.yaml"
 SCORES = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.001]  # for detections to look at
@@ -144,6 +147,18 @@ def test_what_is_missing_is_said_for_all_tasks(tmp_path):
 
 
 @pytest.fixture
+def predicts(monkeypatch, capsys):
+    """tools/predict.py; gives exit code, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
+        code = run_program(lambda: predict.main(predict.parse()))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
 def start(monkeypatch):
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["compose.py", *map(str, words)])
@@ -156,7 +171,9 @@ def test_from_making_to_detecting(start, runs, folder, images, tmp_path, capsys)
     path = tmp_path / "shared.yaml"
     tasks = [f"{name}={runs[name]}" for name in ("shapes", "adapted")]
     assert start("make", path, *tasks) == 0
-    assert "adapted" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "a pass of its own: adapters" in out
+    assert "shapes and adapted have 2 classes of one name, e.g. shape_1: answers are kept" in out
     assert start("list", path) == 0
     out = capsys.readouterr().out
     assert "2: shape_1, shape_2" in out
@@ -171,9 +188,94 @@ def test_from_making_to_detecting(start, runs, folder, images, tmp_path, capsys)
         assert f"{name}: {len(rows)} detections in 3 images" in out
         alone = det_transfer.load(runs[name], score_threshold=0.01)(images)
         assert len(rows) == sum(map(len, alone)) > 0
-        pictures = sorted((found / name / "pictures").glob("*.jpg"))
-        assert len(pictures) == 3
-        assert Image.open(pictures[0]).width > 0
+    pictures = sorted((found / "pictures").glob("*.jpg"))
+    assert len(pictures) == 3
+    assert Image.open(pictures[0]).width > 0
+
+
+def test_predict_takes_a_composition_as_it_takes_a_run(made, runs, images, tmp_path, predicts):
+    """Its json of a task is that of the task's run, to the last digit; also in batches."""
+    flags = ["--score-threshold", 0.01, "--no-pictures"]
+    code, out, err = predicts(made, *images, "--output", tmp_path / "all", *flags)
+    assert code == 0, err
+    assert "in 3 images, by " in out
+    for name in ("shapes", "things", "adapted"):
+        assert f"{name}: " in out
+        predicts(runs[name], *images, "--output", tmp_path / name, *flags)
+        for file in ("predictions.json", "images.json"):
+            assert (tmp_path / "all" / name / file).read_text() == (
+                tmp_path / name / file
+            ).read_text()
+    assert predicts(made, *images, "--output", tmp_path / "two", *flags, "--batch", 2)[0] == 0
+    one, two = (
+        json.loads((tmp_path / folder / "things/predictions.json").read_text())
+        for folder in ("all", "two")
+    )
+    assert [row["image_id"] for row in one] == [row["image_id"] for row in two]
+    for flag in ("--ids", "--weights"):
+        code, _, err = predicts(made, *images, "--output", tmp_path / "x", flag, "y")
+        assert code == 2
+        assert f"error: {flag} is for one run; {made} is a composition of several" in err
+
+
+def test_a_picture_shows_every_task(made, images, tmp_path, predicts, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "det_transfer.prediction.pictures.annotated",
+        lambda picture, title, shapes, scale: drawn.append(shapes) or picture,
+    )
+    flags = ["--output", tmp_path / "found", "--score-threshold", 0.01]
+    assert predicts(made, images[0], *flags)[0] == 0
+    (shapes,) = drawn
+    families = {shape.name.partition(": ")[0]: shape.family for shape in shapes}
+    assert families == {"shapes": 0, "things": 1, "adapted": 2}
+
+
+# Evaluation --------------------------------------------------------------------------------------
+
+
+def measured(folder):
+    """What an evaluation left, but for how long it took."""
+    content = json.loads((folder / "results.json").read_text())
+    del content["seconds"]
+    with np.load(folder / "predictions/part-0.npz") as part:
+        arrays = {name: part[name].tobytes() for name in part.files}
+    return content, arrays, (folder / "per_category.csv").read_text()
+
+
+def test_an_evaluation_equals_those_of_the_runs(made, runs, folder, capsys, start, monkeypatch):
+    passes = []
+    forward = SharedBackboneDetector.forward
+    monkeypatch.setattr(
+        SharedBackboneDetector,
+        "forward",
+        lambda self, inputs, tasks: passes.append(tuple(tasks)) or forward(self, inputs, tasks),
+    )
+    assert start("eval", made) == 0
+    out = capsys.readouterr().out
+    for name in ("shapes", "things", "adapted"):
+        ours = measured(folder / "shared" / name / "eval" / "tiny")
+        assert ours == measured(runs[name] / "eval" / "tiny")
+        assert f"{name}: tiny: bbox AP " in out
+    # Two look at the same images: one pass for both.
+    assert passes == [("shapes",)] * 8 + [("things", "adapted")] * 8
+
+
+def test_test_sets_that_are_missing(made, runs, folder, start, capsys):
+    moved = (folder / "things").rename(folder / "elsewhere")
+    try:
+        assert start("eval", made, "--output", folder / "nothing") == 2
+    finally:
+        moved.rename(folder / "things")
+    error = capsys.readouterr().err.splitlines()
+    assert [line.partition(": dataset")[0] for line in error] == [
+        "error: task things",
+        "task things",
+        "task adapted",
+        "task adapted",
+    ]
+    assert f"{folder / 'things' / 'annotations.json'} is missing" in error[0]
+    assert not (folder / "nothing").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ ALLOWED = {
     "classification": BASE | {"reuse", "engine"},
     "report": {"errors", "run_folder"},
     "testing": {"errors"},
-    "composition": BASE | {"api", "modeling"},
+    "composition": BASE | {"api", "modeling", "engine"},
+    "export": BASE | {"reuse", "api", "modeling"},
     "api": BASE | {"reuse", "data", "modeling", "evaluation", "engine", "engine.detection"},
 }
 # Room -> packages that it must do without.

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Detect in images, folders of images and videos, with a run folder alone (docs/predict.md).
 
+A composition of several runs (docs/compose.md) serves as a run does.
+
     python tools/predict.py output/mine photos/ --output found
     python tools/predict.py output/mine a.jpg b.jpg clip.mp4 --output found --score-threshold 0.6
     python tools/predict.py output/mine val_images/ --output found --ids val.json \\
         --score-threshold 0 --no-pictures      # for an evaluation elsewhere
+    python tools/predict.py shared.yaml photos/ --output found
 
 Writes found/pictures (annotated), found/predictions.json (COCO's result format) and
-found/images.json (which image and which class an id is). Files that cannot be read are named and
-left out.
+found/images.json (which image and which class an id is); of a composition the json files of each
+task into a folder of its own. Files that cannot be read are named and left out.
 
 Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake, or nothing could be read.
 """
@@ -16,29 +19,22 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake, or nothing could be
 import argparse
 import json
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 # First: it keeps quiet what Detectron2's import has torch warn of.
 import det_transfer  # isort: skip
 
-from detectron2.structures import Instances
-from PIL import Image
 from tqdm import tqdm
 
-from det_transfer.api import Detector
+from det_transfer.classification import load_head
+from det_transfer.composition import LOADERS, load_composition
 from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched
 from det_transfer.errors import UserError, raise_all
-from det_transfer.prediction import (
-    Frame,
-    Reader,
-    Source,
-    category_ids,
-    find_sources,
-    writing,
-)
+from det_transfer.prediction import ONE, Named, Source, category_ids, find_sources, named, predict
+
+COMPOSITIONS = (".yaml", ".yml")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -47,56 +43,51 @@ def main(args: argparse.Namespace) -> None:
     if Path(args.output).is_file():
         raise UserError(f"--output {args.output} is a file; name a folder")
     sources = find_sources(args.inputs, args.output)
+    load = of_composition if Path(args.run).suffix in COMPOSITIONS else of_run
+    predictor, tasks, origins, images = load(args, sources)
+    done = predict(
+        predictor,
+        tasks,
+        sources,
+        args.output,
+        images=images,
+        pictures=not args.no_pictures,
+        batch=args.batch,
+        say=lambda line: tqdm.write(line, file=sys.stderr),
+        watch=watched,
+    )
+    for name, counted in done.counted.items():
+        task = f"{name}: " * (name != ONE)
+        print(f"{task}{counted} in {done.images} images, by {origins[name]}")
+    if done.skipped:
+        print(f"{done.skipped} of {len(sources)} files were skipped, see above")
+    folders = "" if ONE in tasks else f" for each of {', '.join(tasks)}"
+    pictures = ", pictures" * (not args.no_pictures)
+    print(f"in {args.output}: predictions.json, images.json{folders}{pictures}")
+
+
+def of_run(args: argparse.Namespace, sources: Sequence[Source]) -> tuple:
+    """A run's detector, what its classes are called, its checkpoint, and the ids of images."""
     detector = det_transfer.load(
         args.run, weights=args.weights, device=args.device, score_threshold=args.score_threshold
     )
-    images, categories = ids(args, sources, detector.classes)
-    reader = Reader(sources, say=lambda line: tqdm.write(line, file=sys.stderr))
-    with writing(
-        args.output,
-        classes=detector.classes,
-        categories=categories,
-        images=images,
-        pictures=not args.no_pictures,
-    ) as found:
-        pairs = detect(reader, detector, args.batch)
-        for frame, instances in watched(pairs, total=reader.total(), unit="image"):
-            found.add(frame, instances)
-        if not found.images:
-            raise UserError(f"none of {len(sources)} files could be read")
-    print(
-        f"{found.detections} detections with a score of {args.score_threshold:g} or more in "
-        f"{len(found.images)} images, by {detector.weights}"
-    )
-    if reader.skipped:
-        print(f"{reader.skipped} of {len(sources)} files were skipped, see above")
-    print(
-        f"in {args.output}: predictions.json, images.json" + ", pictures" * (not args.no_pictures)
-    )
-
-
-def detect(
-    frames: Iterable[Frame], detector: Detector, batch: int
-) -> Iterator[tuple[Frame, Instances]]:
-    """Each frame with what is in it; no more than a batch of frames is held at a time."""
-    waiting: deque[Frame] = deque()
-
-    def pictures() -> Iterator[Image.Image]:
-        for frame in frames:
-            waiting.append(frame)
-            yield frame.picture
-
-    for found in detector.each(pictures(), batch=batch):
-        yield waiting.popleft(), found
-
-
-def ids(
-    args: argparse.Namespace, sources: Sequence[Source], classes: Sequence[str]
-) -> tuple[dict[str, int] | None, list[int]]:
-    """Image name -> id, None for 1, 2, ...; and the id of each class."""
     if args.ids:
-        return ids_of_json(args.ids, sources, classes)
-    return None, category_ids(args.run, classes)
+        images, categories = ids_of_json(args.ids, sources, detector.classes)
+    else:
+        images, categories = None, category_ids(args.run, detector.classes)
+    classes = {ONE: Named(detector.classes, categories)}
+    return detector, classes, {ONE: detector.weights}, images
+
+
+def of_composition(args: argparse.Namespace, sources: Sequence[Source]) -> tuple:
+    """As :func:`of_run`, for each task of a composition."""
+    for flag in ("weights", "ids"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag} is for one run; {args.run} is a composition of several")
+    LOADERS["classifier"] = load_head
+    composed = load_composition(args.run, device=args.device, score_threshold=args.score_threshold)
+    origins = {name: task.weights for name, task in composed.tasks.items()}
+    return composed, named(composed.tasks), origins, None
 
 
 def ids_of_json(
@@ -123,7 +114,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("run", metavar="RUN", help="a run folder, or the YAML of a composition")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, videos, folders")
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument(

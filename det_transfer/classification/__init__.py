@@ -3,6 +3,7 @@
 from .architecture import Architecture, Layer, Reading, deepen, grow, widen
 from .classifier import Activations, FeatureBatch, ImageClassifier
 from .evaluator import ClassificationEvaluator
+from .heads import ClassifierHead, TrainedHead, load_head
 from .trainer import ClassificationTrainer, prepare
 
 __all__ = [
@@ -10,12 +11,15 @@ __all__ = [
     "Architecture",
     "ClassificationEvaluator",
     "ClassificationTrainer",
+    "ClassifierHead",
     "FeatureBatch",
     "ImageClassifier",
     "Layer",
     "Reading",
+    "TrainedHead",
     "deepen",
     "grow",
+    "load_head",
     "prepare",
     "widen",
 ]

@@ -1,7 +1,7 @@
 """From images to pool5: the convolutional part of a classifier, with its layers by name."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import timm
@@ -12,7 +12,7 @@ from ..errors import UserError, nearest
 from ..reuse.plain import PLAIN, Plain
 from .columns import Conv
 
-__all__ = ["FIRST_WEIGHTS", "TRUNKS", "WIDTHS", "Trunk", "build_trunk"]
+__all__ = ["FIRST_WEIGHTS", "TRUNKS", "WIDTHS", "TimmTrunk", "Trunk", "build_trunk", "units"]
 
 
 class Trunk(nn.Module):
@@ -157,7 +157,7 @@ def _stages(net: nn.Module) -> dict[str, list[nn.Module]]:
     ends = [level["module"] for level in getattr(net, "feature_info", ())]
     groups: dict[str, list[nn.Module]] = {}
     waiting: list[nn.Module] = []
-    for name, module in _units(net, "", ends):
+    for name, module in units(net, "", ends):
         waiting.append(module)
         if name in ends:
             groups[f"stage{len(groups) + 1}"] = waiting
@@ -167,11 +167,12 @@ def _stages(net: nn.Module) -> dict[str, list[nn.Module]]:
     return groups
 
 
-def _units(module: nn.Module, prefix: str, ends: list[str]):
+def units(module: nn.Module, prefix: str, ends: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Name and module of what runs one after another; no unit goes over one of `ends`."""
     for name, child in module.named_children():
         full = f"{prefix}{name}"
         if any(end.startswith(f"{full}.") for end in ends):
-            yield from _units(child, f"{full}.", ends)
+            yield from units(child, f"{full}.", ends)
         else:
             yield full, child
 

@@ -32,12 +32,37 @@ from ..reuse import (
 from ..reuse.slim import check_frozen, frozen_entry, is_slim, split, write_frozen
 from ..run_folder import replacing
 
-__all__ = ["TransferCheckpointer"]
+__all__ = ["TransferCheckpointer", "find_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
 # Sources that hold a trunk and that Detectron2 alone would not know.
 _TRUNK_SCHEMES = ("timm://", "torchvision://", "package://")
+
+# Of a run's checkpoints, the one to use where none is named.
+_PREFERRED = ("model_best.pth", "model_final_ema.pth", "model_final.pth")
+
+
+def find_checkpoint(folder: Path, name: str = "") -> Path:
+    """The checkpoint in a run folder.
+
+    Args:
+        name: its file name; default: the first there is of model_best.pth, model_final_ema.pth,
+            model_final.pth and the last one
+
+    Raises:
+        UserError: there is none; the message says which there are
+    """
+    there = sorted(folder.glob("model_*.pth"))
+    last = folder / "last_checkpoint"
+    wanted = [name] if name else list(_PREFERRED)
+    if not name and last.is_file():
+        wanted.append(last.read_text().strip())
+    for path in (folder / file for file in wanted):
+        if path in there:
+            return path
+    found = ", ".join(path.name for path in there) or "no checkpoint"
+    raise UserError(f"{folder} has no {' or '.join(wanted)}; it has {found}")
 
 
 class TransferCheckpointer(DetectionCheckpointer):

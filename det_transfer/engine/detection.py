@@ -1,6 +1,9 @@
 """The detection trainer: our data, our evaluators, Detectron2's models."""
 
 import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -38,9 +41,10 @@ from ..reuse import (
     trunk_of,
 )
 from .analysis import CountOperations
+from .evaluation import Evaluation
 from .trainer import TransferTrainer
 
-__all__ = ["DetectionTrainer", "prepare"]
+__all__ = ["DetectionTrainer", "evaluations", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +69,45 @@ def prepare(config: Config) -> list[str | None]:
     for name in config.cfg.DATASETS.TEST:  # says now what it would say after the training
         DetectionTrainer.build_evaluator(config.cfg, name)
     return lines
+
+
+def evaluations(
+    cfg: CfgNode, classes: Sequence[str], output: str | os.PathLike
+) -> Iterator[Evaluation]:
+    """DATASETS.TEST of a trained run, each evaluated into ``output/eval/<dataset>``.
+
+    Datasets of other runs may have the same names: each is registered when it is needed.
+
+    Args:
+        classes: of the run
+
+    Raises:
+        UserError: there is none; its files are missing or wrong; it has other classes
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = (), str(output)  # training data may be elsewhere
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST of its config is empty: there is nothing to evaluate on")
+    register_datasets(cfg)
+    check_datasets(cfg)
+    for name in cfg.DATASETS.TEST:
+        names, metadata = describe(name), MetadataCatalog.get(name)
+        if classes and names and list(classes) != names:
+            raise UserError(f"dataset {name} has other classes now than the run was trained on")
+        files = [os.path.realpath(metadata.get(key) or name) for key in ("json_file", "image_root")]
+        yield Evaluation(
+            name,
+            ("detection", *files),
+            partial(_registered, build_test_loader, cfg, name),
+            partial(_registered, DetectionTrainer.build_evaluator, cfg, name),
+        )
+
+
+def _registered(build: Callable[[CfgNode, str], Any], cfg: CfgNode, name: str) -> Any:
+    register_datasets(cfg)
+    describe(name)
+    return build(cfg, name)
 
 
 def _check_federated(cfg: CfgNode) -> None:

@@ -167,9 +167,9 @@ def write_predictions_json(path: Path, detections: Detections) -> None:
         json.dump(rows, file)
 
 
-def result_rows(detections: Detections) -> list[dict[str, Any]]:
+def result_rows(detections: Detections, *, boxes: bool = True) -> list[dict[str, Any]]:
     """The detections in COCO's result format, as json takes them."""
-    rows = detections.as_dicts()
+    rows = detections.as_dicts(boxes=boxes)
     for row in rows:
         if "segmentation" in row:
             rle = row["segmentation"]

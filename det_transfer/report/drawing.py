@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
 
 __all__ = ["Shape", "annotated", "below", "beside"]
 
 # Eight hues that stay apart for colour-blind eyes. Source: Okabe and Ito 2008, without the yellow
 # that vanishes on white, and a grey.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#882255", "#666666")
+# Of a family's colour, the share that stays; the rest is black. White words can be read on all.
+_SHADES = (1.0, 0.75, 0.55, 0.88, 0.65)
 _GAP = 8  # pixels between pictures
 _BAR = 20  # pixels of the title above one
 _FILLED = 0.35  # of a mask's pixels is its colour
@@ -26,6 +28,7 @@ class Shape:
         box: x, y, width, height in pixels of the picture
         mask: (height, width) bool, of the whole picture; None: the box alone
         outlined: its mask, or box, has a thick white and black edge
+        family: None, or the number of a hue, of which the category chooses a shade
     """
 
     category: int
@@ -33,6 +36,7 @@ class Shape:
     box: Sequence[float]
     mask: NDArray[np.bool_] | None = None
     outlined: bool = False
+    family: int | None = None
 
 
 def annotated(
@@ -83,7 +87,11 @@ def below(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def _colour(shape: Shape) -> str:
-    return _COLOURS[shape.category % len(_COLOURS)]
+    if shape.family is None:
+        return _COLOURS[shape.category % len(_COLOURS)]
+    share = _SHADES[shape.category % len(_SHADES)]
+    rgb = ImageColor.getrgb(_COLOURS[shape.family % len(_COLOURS)])
+    return "#{:02X}{:02X}{:02X}".format(*(round(share * value) for value in rgb))
 
 
 def _fill(picture: Image.Image, shape: Shape) -> None:

@@ -1,0 +1,139 @@
+"""Detectron2's selections of boxes in steps of fixed size, for ``torch.export``.
+
+Detectron2 looks at numbers to decide how many boxes go on ("are all finite?", "is any empty?"),
+which a graph cannot hold. Inside :func:`fixed_sizes` the same is selected otherwise: what is left
+over is ranked below all others (-inf) and stays, so that every step has as many rows as it could
+have. For one image of finite predictions the answers are those of Detectron2, but for rounding.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from unittest import mock
+
+import torch
+from detectron2.modeling import RetinaNet
+from detectron2.modeling.proposal_generator import rpn
+from detectron2.modeling.roi_heads import fast_rcnn
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torchvision.ops import nms
+
+__all__ = ["fixed_sizes"]
+
+# Pixels between the boxes of two classes, so that one NMS serves all; in float64, where the
+# coordinates keep their digits (1,203 classes of LVIS: 1e9 px, resolved to 1e-7).
+_APART = 1e6
+
+
+@contextlib.contextmanager
+def fixed_sizes() -> Iterator[None]:
+    """Inside, detectors select with fixed sizes; of detections, rows with score -inf are none."""
+    with (
+        mock.patch.object(Boxes, "clip", _clip),
+        mock.patch.object(rpn, "find_top_rpn_proposals", _proposals),
+        mock.patch.object(fast_rcnn, "fast_rcnn_inference_single_image", _detections),
+        mock.patch.object(RetinaNet, "inference_single_image", _dense_detections),
+    ):
+        yield
+
+
+def _clip(self: Boxes, box_size: tuple[int, int]) -> None:
+    """In place of Detectron2's ``Boxes.clip``, which first asks whether all are finite."""
+    height, width = box_size
+    x = self.tensor[:, 0::2].clamp(min=0, max=width)
+    y = self.tensor[:, 1::2].clamp(min=0, max=height)
+    self.tensor = torch.stack([x, y], dim=2).flatten(1)
+
+
+def _best(boxes: Tensor, scores: Tensor, groups: Tensor, rows: Tensor, threshold: float) -> Tensor:
+    """`scores` (N,) of what NMS leaves, -inf elsewhere.
+
+    Args:
+        boxes: (n, 4) of the candidates
+        groups: (n,) int64; boxes of two groups leave each other alone
+        rows: (n,) int64, the candidates' places among the N
+    """
+    apart = boxes.double() + _APART * groups.double()[:, None]
+    kept = rows[nms(apart, scores[rows].double(), threshold)]
+    return torch.full_like(scores, -torch.inf).index_copy(0, kept, scores[kept])
+
+
+def _proposals(
+    proposals: Sequence[Tensor],
+    pred_objectness_logits: Sequence[Tensor],
+    image_sizes: Sequence[tuple[int, int]],
+    nms_thresh: float,
+    pre_nms_topk: int,
+    post_nms_topk: int,
+    min_box_size: float,
+    training: bool,
+) -> list[Instances]:
+    """In place of Detectron2's ``find_top_rpn_proposals``.
+
+    Where fewer are left than `post_nms_topk`, the best stands in for those that lack: its doubles
+    are detected as it is, and the last NMS takes them out.
+    """
+    (size,) = image_sizes
+    found = []
+    for level, (boxes, logits) in enumerate(zip(proposals, pred_objectness_logits, strict=True)):
+        scores, index = logits[0].topk(min(logits.shape[1], pre_nms_topk))
+        found.append((boxes[0][index], scores, torch.full_like(index, level)))
+    tensor, scores, levels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    boxes = Boxes(tensor)
+    boxes.clip(size)
+    rows = boxes.nonempty(threshold=min_box_size).nonzero()[:, 0]
+    left = _best(boxes.tensor[rows], scores, levels[rows], rows, nms_thresh)
+    best, index = left.topk(min(post_nms_topk, len(left)))
+    index = torch.where(best > -torch.inf, index, index[:1])
+    result = Instances(size)
+    result.proposal_boxes = Boxes(boxes.tensor[index])
+    result.objectness_logits = scores[index]
+    return [result]
+
+
+def _detections(
+    boxes: Tensor,
+    scores: Tensor,
+    image_shape: tuple[int, int],
+    score_thresh: float,
+    nms_thresh: float,
+    topk_per_image: int,
+) -> tuple[Instances, Tensor]:
+    """In place of Detectron2's ``fast_rcnn_inference_single_image``."""
+    classes = scores.shape[1] - 1
+    per_box = 1 if boxes.shape[1] == 4 else classes
+    clipped = Boxes(boxes.reshape(-1, 4))
+    clipped.clip(image_shape)
+    flat = scores[:, :-1].reshape(-1)  # of box r and class k at r * classes + k
+    rows = (flat > score_thresh).nonzero()[:, 0]
+    of_row = rows // classes if per_box == 1 else rows
+    left = _best(clipped.tensor[of_row], flat, rows % classes, rows, nms_thresh)
+    most = len(left) if topk_per_image < 0 else min(topk_per_image, len(left))
+    best, index = left.topk(most)
+    of_best = index // classes if per_box == 1 else index
+    return _instances(image_shape, clipped.tensor[of_best], best, index % classes), index // classes
+
+
+def _dense_detections(
+    self: RetinaNet,
+    anchors: Sequence[Boxes],
+    box_cls: Sequence[Tensor],
+    box_delta: Sequence[Tensor],
+    image_size: tuple[int, int],
+) -> Instances:
+    """In place of Detectron2's ``RetinaNet.inference_single_image``."""
+    found = []
+    for level, scores, deltas in zip(anchors, box_cls, box_delta, strict=True):
+        best, index = scores.flatten().topk(min(scores.numel(), self.test_topk_candidates))
+        anchor = index // scores.shape[1]
+        boxes = self.box2box_transform.apply_deltas(deltas[anchor], level.tensor[anchor])
+        found.append((boxes, best, index % scores.shape[1]))
+    boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
+    rows = (scores > self.test_score_thresh).nonzero()[:, 0]
+    left = _best(boxes[rows], scores, classes[rows], rows, self.test_nms_thresh)
+    best, index = left.topk(min(self.max_detections_per_image, len(left)))
+    return _instances(image_size, boxes[index], best, classes[index])
+
+
+def _instances(size: tuple[int, int], boxes: Tensor, scores: Tensor, classes: Tensor) -> Instances:
+    return Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)

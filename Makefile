@@ -38,8 +38,10 @@ format: setup ## let ruff mend and format
 benchmark: setup ## every script in tools/benchmarks
 	@set -e; for script in tools/benchmarks/*.py; do $(run) "$$script" $(ARGS); done
 
-results: setup ## the page of results, from docs/results/*.json
+results: setup ## the page of results and README's picture, from docs/results/*.json
 	@$(run) tools/make_results.py $(ARGS)
+	@$(run) tools/draw_results.py docs/results/quickstart.json docs/pictures/quickstart.svg \
+		--metrics AP APr APc APf
 
 api: setup ## pages of the API from its docstrings, in output/api
 	@$(run) -W ignore:Found -m pdoc --docformat google --output-directory output/api det_transfer \

@@ -49,6 +49,15 @@ def test_files_exist(page):
     assert not missing
 
 
+def test_recipes_of_the_papers_exist():
+    """Where they are named without their folder."""
+    text = (ROOT / "docs" / "papers.md").read_text()
+    found = re.findall(r"(?<![\w/])(?:mask_rcnn|rcnn|retinanet)_[\w{},]+", text)
+    names = {name for word in found for name in braces(word)}
+    assert len(names) > 20
+    assert not {name for name in names if not any(ROOT.glob(f"configs/*/{name}.yaml"))}
+
+
 class Accepted(BaseException):
     """The words have passed the parser."""
 

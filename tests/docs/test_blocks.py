@@ -149,7 +149,6 @@ def test_the_readme_on_your_own_data(project):
     for line in shell_lines(block_with("README.md", "check_dataset.py")):
         shell(line, project)
     assert list((project / "output" / "mine" / "eval").rglob("results.json"))
-    assert (project / "output" / "mine" / "report.html").is_file()
     assert (project / "output" / "found" / "predictions.json").is_file()
 
 

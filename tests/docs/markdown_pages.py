@@ -62,13 +62,16 @@ def program_of(line):
 
 
 def commands(page):
-    """Every call of one of our programs: in blocks, and between backticks."""
-    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
-    for line in [*command_lines(page), *inline]:
-        found = program_of(line)
-        # `tools/x.py` alone is a name, not a call.
-        if found and (found[1] or line not in inline):
-            yield found
+    """(program, its words, whether they are all) of every call: in blocks, and in the text.
+
+    Between backticks a page may leave out what a reader knows; a name alone is no call.
+    """
+    for line in command_lines(page):
+        if found := program_of(line):
+            yield *found, True
+    for code in re.findall(r"`([^`]+)`", prose(page)):
+        if (found := program_of(" ".join(code.split()))) and found[1]:
+            yield *found, False
 
 
 def links(page):

@@ -113,9 +113,8 @@ def shell(line, project):
 
 
 def block_with(page, words):
-    """The one block of a page that has these words."""
-    (found,) = (b.text for b in blocks(ROOT / page) if not b.language and words in b.text)
-    return found
+    """The first block of a page that has these words."""
+    return next(b.text for b in blocks(ROOT / page) if not b.language and words in b.text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

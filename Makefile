@@ -9,7 +9,7 @@ lock := UV_CUSTOM_COMPILE_COMMAND="make lock (for Linux, CPython 3.10 and later)
 	--universal --python-version 3.10 --generate-hashes --no-emit-index-url $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format lock benchmark results clean
+.PHONY: help setup quickstart test test-slow lint format lock benchmark results api clean
 
 help: ## list the targets
 	@echo "make TARGET [ARGS='options for the program'] [PYTHON=python3.12: which Python makes $(VENV)]"
@@ -38,8 +38,15 @@ format: setup ## let ruff mend and format
 benchmark: setup ## every script in tools/benchmarks
 	@set -e; for script in tools/benchmarks/*.py; do $(run) "$$script" $(ARGS); done
 
-results: setup ## the page of results, from docs/results/*.json
+results: setup ## the page of results and README's picture, from docs/results/*.json
 	@$(run) tools/make_results.py $(ARGS)
+	@$(run) tools/draw_results.py docs/results/quickstart.json docs/pictures/quickstart.svg \
+		--metrics AP APr APc APf
+
+api: setup ## pages of the API from its docstrings, in output/api
+	@$(run) -W ignore:Found -m pdoc --docformat google --output-directory output/api det_transfer \
+		$$(ls -d det_transfer/*.py det_transfer/*/__init__.py | \
+		sed '/det_transfer.__init__/d; s,/__init__,,; s,\.py$$,,; s,/,.,g')
 
 lock: ## solve the requirements anew with uv (ARGS=--upgrade: newest versions)
 	$(lock) --no-emit-package opencv-python requirements/base.in -o requirements/lock.txt

@@ -4,11 +4,12 @@ Importing the package registers its parts with Detectron2. Where torch or Detect
 imports all the same, so that :mod:`det_transfer.report` works from a run folder alone.
 """
 
+import importlib
 import importlib.util
 import warnings
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "train"]
+__all__ = ["__version__", "add_det_transfer_config", "load", "train"]
 
 if all(importlib.util.find_spec(name) for name in ("torch", "detectron2")):
     with warnings.catch_warnings():
@@ -17,10 +18,11 @@ if all(importlib.util.find_spec(name) for name in ("torch", "detectron2")):
         from . import modeling  # noqa: F401 - only registration
 
 
-def __getattr__(name: str) -> object:
-    """``det_transfer.load`` and ``train``: only who asks for them waits for the whole toolkit."""
-    if name in ("load", "train"):
-        from . import api
+# Only who asks for these waits for what they need.
+_LAZY = {"add_det_transfer_config": ".config", "load": ".api", "train": ".api"}
 
-        return getattr(api, name)
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

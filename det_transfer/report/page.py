@@ -309,4 +309,5 @@ def _conditions(content: Mapping[str, Any]) -> str:
         f"runs on {devices}" if devices else None,
         ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
-    return f"Measured: {'; '.join(filter(None, parts))}."
+    known = "; ".join(filter(None, parts))
+    return f"Measured: {known}." if known else ""

@@ -37,6 +37,7 @@ setup(
         "pyyaml",
         "safetensors",
         "scikit-learn",
+        "scipy",
         "shapely",
         "tabulate",
         "timm>=1.0",

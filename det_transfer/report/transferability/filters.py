@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...run_folder import filters_file
 from ..html import Picture
 from .reading import Experiment
 
-__all__ = ["FILE", "filter_pictures", "grid", "smoothness"]
+__all__ = ["filter_pictures", "grid", "smoothness"]
 
-FILE = "filters.npz"
 _WIDTH = 400  # pixels that a grid has at least, so that single weights are seen
 
 
@@ -23,14 +23,16 @@ def filter_pictures(experiment: Experiment) -> tuple[list[Picture], list[str]]:
     for run in experiment.finished:
         if run.treatment != "base":
             continue
-        path = experiment.folder / run.name / FILE
+        path = filters_file(experiment.folder / run.name)
         if not path.is_file():
-            missing.append(f"{run.name} has no {FILE}: its filters are not shown")
+            missing.append(f"{run.name} has no {path.name}: its filters are not shown")
             continue
         try:
             trained, initial = _read(path)
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            missing.append(f"{run.name}/{FILE} cannot be read ({error}): its filters are not shown")
+            missing.append(
+                f"{run.name}/{path.name} cannot be read ({error}): its filters are not shown"
+            )
             continue
         n, _, height, width = trained.shape
         note = (

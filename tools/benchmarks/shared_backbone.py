@@ -137,7 +137,7 @@ def compare(path: str, count: int, args: argparse.Namespace) -> dict[str, Any]:
         "seconds, limit (trunk + heads)": least,
         "times limit: composed": seconds["composed"] / least,
         # What else the machine does is hardly in these; on a GPU they say little.
-        "CPU seconds, medians": cpu,
+        **{f"CPU seconds, {name}": value for name, value in cpu.items()},
         "times limit: composed, CPU seconds": cpu["composed"] / (cpu["trunk"] + cpu["heads"]),
         "times composed: apart": seconds["apart"] / seconds["composed"],
         "peak MB, composed": found["composed"].peak / 1e6,

@@ -69,7 +69,7 @@ def slow(*values):
         slow("trunk", "retinanet", (64, 96), 32),
         ("backbone", "frozen", (128, 192), 64),
         slow("backbone", "adapters", (128, 192), 64),
-        ("backbone", "nasfpn", (256, 384), 128),
+        slow("backbone", "nasfpn", (256, 384), 128),
         slow("backbone", "retinanet", (128, 192), 64),
         ("backbone", "frozen", (64, 96), 0),
     ],
@@ -81,7 +81,7 @@ def test_features(tmp_path, part, kind, size, multiple):
     assert compared(exported, tmp_path / "part.pt2") <= TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["frozen", slow("adapters"), slow("nasfpn"), "retinanet"])
+@pytest.mark.parametrize("kind", [slow("frozen"), slow("adapters"), slow("nasfpn"), "retinanet"])
 def test_detectors(tmp_path, kind):
     exported = export_part(detector(kind), "detector", (60, 90))
     assert exported.multiple == 0

@@ -63,7 +63,7 @@ def test_the_same_image_is_drawn_differently_at_each_position():
     assert len(set(values)) == len(values)
 
 
-@settings(max_examples=8, deadline=None)  # two loaders of two workers each time
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 9), st.lists(st.integers(0, 1), min_size=7, max_size=7))
 def test_starting_later_is_the_tail_of_the_stream(start, groups):
     whole = take(loader(groups=groups), start + 3)

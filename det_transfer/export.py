@@ -6,6 +6,7 @@ features = torch.export.load("trunk.pt2").module()(images)
 """
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -247,7 +248,8 @@ def _in_evaluation(module: nn.Module) -> Callable[[Tensor], Outputs]:
 
 
 def largest_difference(found: Outputs, expected: Outputs) -> float:
-    """Of any output, as a share of the largest value of that output; inf where shapes differ.
+    """Of any output, as a share of the largest value of that output; inf where shapes differ, or
+    where there are numbers that are none.
 
     Detections are compared with the nearest of their class, whatever their order: of two that
     score alike rounding says which comes first.
@@ -275,7 +277,8 @@ def _nearest(found: Outputs, expected: Outputs) -> Tensor:
 def _relative(found: Tensor, expected: Tensor) -> float:
     if not expected.numel():
         return 0.0
-    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+    share = ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+    return share if math.isfinite(share) else math.inf  # of which `max` takes notice, not of NaN
 
 
 # Formats -----------------------------------------------------------------------------------------

@@ -120,6 +120,14 @@ def test_nothing_found():
     assert largest_difference(found, one) == float("inf")
 
 
+@pytest.mark.parametrize("name", ["p3", "p4"])
+def test_a_number_that_is_none_is_a_difference(name):
+    expected = {key: torch.ones(1, 2, 2, 2) for key in ("p3", "p4")}
+    found = {**expected, name: expected[name] * torch.nan}
+    assert largest_difference(found, expected) == float("inf")
+    assert largest_difference(expected, found) == float("inf")
+
+
 def test_detections_are_compared_whatever_their_order():
     boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 100, 100]])
     expected = {"boxes": boxes, "scores": torch.tensor([0.5, 0.5]), "classes": torch.tensor([0, 1])}

@@ -15,7 +15,7 @@ a part that cannot be exported.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # First: it keeps quiet what Detectron2's import has torch warn of.
@@ -38,7 +38,7 @@ from det_transfer.export import (
     export_part,
     largest_difference,
 )
-from det_transfer.prediction import Reader, find_sources
+from det_transfer.prediction import Reader, Source, find_sources
 from det_transfer.run_folder import write_json
 
 
@@ -48,6 +48,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--out {out} is a folder; name a file")
     if args.images and args.part != "detector":
         raise UserError(f"--images is for --part detector; a {args.part} is checked on noise")
+    sources = find_sources(args.images, out) if args.images else []
     detector = det_transfer.load(
         args.run,
         weights=args.weights,
@@ -56,7 +57,9 @@ def main(args: argparse.Namespace) -> None:
     )
     exported = export_part(detector, args.part, tuple(args.size or size_of(detector.cfg)))
     loaded = exported.save(out, args.format)
-    images = list(pictures(args, detector, exported)) or list(exported.inputs())
+    images = list(pictures(sources, detector, exported) if sources else exported.inputs())
+    if not images:
+        raise UserError(f"{out} is written and not checked: no file of --images could be read")
     answers = [(loaded(image), exported.original(image)) for image in images]
     difference = max(largest_difference(*pair) for pair in answers)
     detections = sum(len(expected.get("boxes", ())) for _, expected in answers)
@@ -81,12 +84,9 @@ def size_of(cfg: CfgNode) -> tuple[int, int]:
     return tuple(max(256, round(side / 128) * 128) for side in sides)
 
 
-def pictures(args: argparse.Namespace, detector: Detector, exported: Exported) -> Iterator[Tensor]:
+def pictures(sources: Sequence[Source], detector: Detector, exported: Exported) -> Iterator[Tensor]:
     """The user's pictures, made to fit."""
-    if not args.images:
-        return
-    reader = Reader(find_sources(args.images, args.out), say=lambda line: print(line))
-    for frame in reader:
+    for frame in Reader(sources, say=print):
         image = detector.sample(frame.picture)["image"][None].float()
         fitted = F.interpolate(image, exported.size, mode="bilinear", align_corners=False)[0]
         yield fitted.to(detector.model.device)

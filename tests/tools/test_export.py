@@ -101,3 +101,11 @@ def test_mistakes(call, tmp_path, words, message):
     assert code == 2
     assert message in err
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_looked_for_before_anything_is_loaded(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(det_transfer, "load", lambda *args, **options: pytest.fail("was loaded"))
+    words = ["--part", "detector", "--out", tmp_path / "x.pt2", "--images", tmp_path / "gone.png"]
+    code, _, err = call(*words)
+    assert code == 2
+    assert "gone.png does not exist" in err

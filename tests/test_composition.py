@@ -123,6 +123,7 @@ def test_a_run_that_was_trained_again(made, tmp_path, folder):
         ("tasks: {}\nfingerprint: a", "it has no task"),
         ("tasks: {a: {run: x}}", "it has no fingerprint"),
         ("tasks: {a: {rnu: x}}\nfingerprint: a", "task a is {'rnu': 'x'}"),
+        ("tasks: {a: {run: }}\nfingerprint: a", "task a is {'run': None}"),
         ("tasks: {a: {run: x}}\nfingerprint: a\ninputs: 1", "there is no key inputs; there is"),
         ("tasks: {a: {run: x}}\nfingerprint: a\ninput: {min: 1}", "input is {'min': 1}"),
     ],
@@ -133,6 +134,27 @@ def test_files_that_are_wrong(tmp_path, text, message):
     with pytest.raises(UserError) as error:
         read_composition(path)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["cells=gone", "rooms=gone"],
+            "composition cells=gone: its name must end in .yaml",
+        ),
+        (
+            ["c.yaml", "cells=gone", "--input-size", 0, 64],
+            "input is {'min_size': 0, 'max_size': 64}",
+        ),
+    ],
+    ids=["no file", "no size"],
+)
+def test_said_before_anything_is_loaded(start, capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert start("make", *words) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_missing_is_said_for_all_tasks(tmp_path):

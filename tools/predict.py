@@ -28,13 +28,11 @@ import det_transfer  # isort: skip
 from tqdm import tqdm
 
 from det_transfer.classification import load_head
-from det_transfer.composition import LOADERS, load_composition
+from det_transfer.composition import ENDINGS, LOADERS, load_composition
 from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched
 from det_transfer.errors import UserError, raise_all
 from det_transfer.prediction import ONE, Named, Source, category_ids, find_sources, named, predict
-
-COMPOSITIONS = (".yaml", ".yml")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -43,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     if Path(args.output).is_file():
         raise UserError(f"--output {args.output} is a file; name a folder")
     sources = find_sources(args.inputs, args.output)
-    load = of_composition if Path(args.run).suffix in COMPOSITIONS else of_run
+    load = of_composition if Path(args.run).suffix in ENDINGS else of_run
     predictor, tasks, origins, images = load(args, sources)
     done = predict(
         predictor,

@@ -2,9 +2,10 @@
 
 from .composed import LOADERS, ComposedDetector, LoadedTask, compose, load_composition
 from .evaluation import evaluate
-from .file import Composition, read_composition
+from .file import ENDINGS, Composition, read_composition
 
 __all__ = [
+    "ENDINGS",
     "LOADERS",
     "ComposedDetector",
     "Composition",

@@ -14,7 +14,7 @@ from ..api import Detector, ImageLike, batches, load
 from ..engine.evaluation import Evaluation
 from ..errors import UserError, raise_all
 from ..modeling import SharedBackboneDetector
-from .file import INPUT_KEYS, Composition, read_composition
+from .file import ENDINGS, INPUT_KEYS, Composition, read_composition, size_problems
 
 __all__ = ["LOADERS", "ComposedDetector", "LoadedTask", "compose", "load_composition"]
 
@@ -168,8 +168,12 @@ def compose(
         input: see :class:`Composition`
 
     Raises:
-        UserError: they have not the same trunk, frozen and fed alike; nothing is written
+        UserError: they have not the same trunk, frozen and fed alike, or `path` is no name of a
+            YAML; nothing is written
     """
+    if Path(path).suffix not in ENDINGS:
+        raise UserError(f"composition {path}: its name must end in {' or '.join(ENDINGS)}")
+    raise_all(size_problems(dict(input or {})))
     tasks = {name: (Path(run), "") for name, run in runs.items()}
     composed = _load(Composition(tasks, input=input or {}))
     chosen = {name: (run, composed.tasks[name].weights.name) for name, (run, _) in tasks.items()}

@@ -20,7 +20,9 @@ import yaml
 from .. import run_folder
 from ..errors import UserError, raise_all
 
-__all__ = ["INPUT_KEYS", "Composition", "read_composition"]
+__all__ = ["ENDINGS", "INPUT_KEYS", "Composition", "read_composition", "size_problems"]
+
+ENDINGS = (".yaml", ".yml")  # by which programs tell a composition from a run folder
 
 INPUT_KEYS = {"min_size": "INPUT.MIN_SIZE_TEST", "max_size": "INPUT.MAX_SIZE_TEST"}
 _TASK_KEYS = {"run", "weights"}
@@ -87,9 +89,14 @@ def _problems(content: Any) -> Iterable[str]:
     if not content["tasks"]:
         yield "it has no task"
     for name, task in content["tasks"].items():
-        if not isinstance(task, dict) or "run" not in task or task.keys() - _TASK_KEYS:
+        sound = isinstance(task, dict) and isinstance(task.get("run"), str)
+        if not sound or task.keys() - _TASK_KEYS:
             yield f"task {name} is {task!r}; write {{run: FOLDER, weights: FILE}}"
-    sizes = content.get("input") or {}
+    yield from size_problems(content.get("input") or {})
+
+
+def size_problems(sizes: Any) -> Iterable[str]:
+    """What is wrong with "input"."""
     if not isinstance(sizes, dict) or any(
         key not in INPUT_KEYS or not isinstance(size, int) or size <= 0
         for key, size in sizes.items()

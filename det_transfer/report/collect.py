@@ -293,6 +293,7 @@ def _joined(earlier: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
             "devices": list(dict.fromkeys(devices)),
         },
         "versions": versions([earlier["versions"], new["versions"]]),
+        "measured": max(earlier["measured"], new["measured"]),
         "collected_by": f"{earlier['collected_by']}; {new['collected_by']}",
         "groups": [_group(label, group) for label, group in members.items()],
         "runs": rows,

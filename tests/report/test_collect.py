@@ -146,6 +146,8 @@ def test_seeds_are_added_on_another_machine(root):
     assert content["machine"]["cpu"] == "old, new"
     assert content["collected_by"] == "first; second"
     assert content["versions"]["torch"] == "2.14.1, 2.15.0"
+    before["measured"] = "2027-01-01"  # what is added was measured earlier
+    assert collected(later[:1], root, earlier=before, groups=["a=*"])["measured"] == "2027-01-01"
 
 
 def test_another_recipe_is_not_added(root):

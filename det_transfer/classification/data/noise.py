@@ -15,7 +15,7 @@ def noisy(
 
     What becomes of an image if its label is exchanged, and whether it is exchanged sooner than
     another one, follows from (seed, index) alone. So a smaller share is a part of a larger one, and
-    an image has the same wrong label in a part of a set as in the whole.
+    an image that is wrong in a part of a set and in the whole has the same wrong label in both.
 
     Args:
         labels: (N,) from 0 to `classes` - 1

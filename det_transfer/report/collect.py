@@ -283,7 +283,7 @@ def _joined(earlier: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
     members = {label: [row for row in rows if row["group"] == label] for label in labels}
     raise_all(p for label, group in members.items() for p in _unlike(label, group))
     devices = [d for content in (earlier, new) for d in content["machine"].get("devices", [])]
-    cpus = [content["machine"]["cpu"] for content in (earlier, new)]
+    cpus = [cpu for content in (earlier, new) for cpu in content["machine"]["cpu"].split(", ")]
     return {
         **new,
         "notes": [*earlier["notes"], *(n for n in new["notes"] if n not in earlier["notes"])],
@@ -305,6 +305,8 @@ def _unlike(label: str, rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """As far as a row knows its config."""
     for row in rows[1:]:
         keys = [key for key in (*_SAME, "precision") if row[key] != rows[0][key]]
+        if row["results"].keys() != rows[0]["results"].keys():
+            keys.append("test sets")
         if keys:
             yield (
                 f"group {label}: {row['run']} (seed {row['seed']}) differs in {', '.join(keys)} "

@@ -146,8 +146,23 @@ def test_seeds_are_added_on_another_machine(root):
     assert content["machine"]["cpu"] == "old, new"
     assert content["collected_by"] == "first; second"
     assert content["versions"]["torch"] == "2.14.1, 2.15.0"
-    before["measured"] = "2027-01-01"  # what is added was measured earlier
-    assert collected(later[:1], root, earlier=before, groups=["a=*"])["measured"] == "2027-01-01"
+
+
+def test_what_is_added_was_measured_earlier_on_a_known_machine(root):
+    runs = [make_run(root / f"a_s{k}", k) for k in (1, 2)]
+    before = collected(runs[:1], root, machine="new")
+    before |= {"measured": "2027-01-01", "machine": {"cpu": "old, new", "devices": ["x"]}}
+    content = collected(runs[1:], root, machine="new", earlier=before)
+    assert content["measured"] == "2027-01-01"
+    assert content["machine"]["cpu"] == "old, new"
+
+
+def test_other_test_sets_are_not_added(root):
+    before = collected([make_run(root / "a_s1", 1)], root)
+    for row in before["runs"]:
+        row["results"] = {"another": row["results"]["made_up"]}
+    with pytest.raises(UserError, match=r"a_s2 \(seed 2\) differs in test sets from a_s1"):
+        collected([make_run(root / "a_s2", 2)], root, earlier=before)
 
 
 def test_another_recipe_is_not_added(root):

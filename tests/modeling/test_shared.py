@@ -152,6 +152,14 @@ def test_the_trunk_that_gives_most_serves_all():
         SharedBackboneDetector({"a": detector(1)}).add("b", detector(2, **more))
 
 
+def test_the_same_tensors_at_another_stride():
+    dilated = detector(2)
+    trunk = trunk_of(dilated)
+    trunk._out_feature_strides = {**trunk._out_feature_strides, "res4": 8}
+    with pytest.raises(UserError, match=r"task b takes res4 at a stride of 8 px, .* at 16"):
+        SharedBackboneDetector({"a": detector(1)}).add("b", dilated)
+
+
 def finetuned():
     model = detector(2)
     next(trunk_of(model).parameters()).data += 1

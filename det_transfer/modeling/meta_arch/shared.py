@@ -156,6 +156,12 @@ class SharedBackboneDetector(nn.Module):
                 f"task {name} takes {', '.join(lacking)}, which the shared trunk does not give: "
                 f"it gives {', '.join(shapes)}"
             )
+        for key in wanted:  # the same tensors serve a trunk with dilation, too
+            if key in shapes and wanted[key].stride != shapes[key].stride:
+                yield (
+                    f"task {name} takes {key} at a stride of {wanted[key].stride} px, the shared "
+                    f"trunk gives it at {shapes[key].stride}"
+                )
         for key in ("pixel_mean", "pixel_std"):
             ours, theirs = (getattr(m, key).flatten().tolist() for m in (self, detector))
             if ours != theirs:

@@ -72,6 +72,10 @@ def test_a_file_without_classifier(images, net, tmp_path):
     assert torch.equal(cut(images).features, whole(images).features)
     assert cut(images).probabilities is None
     assert cut.no_head == "its weights hold no classifier"
+    # What the file lacks is drawn alike at every call, or its features would never be found again.
+    again = open_backbone(f"test_resnet@{tmp_path / 'cut.pth'}")
+    found, expected = again.net.state_dict(), cut.net.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_file_of_convolutions_alone(images, tmp_path):

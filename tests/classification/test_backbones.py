@@ -121,6 +121,16 @@ def test_a_run_folder(train, images):
         open_backbone(str(folder))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is taken where there is one")
+def test_a_run_that_was_trained_on_a_gpu(train, images):
+    folder = Path(train(output="mine").cfg.OUTPUT_DIR)
+    config = folder / "config.yaml"
+    text = config.read_text()
+    assert "DEVICE: cpu" in text
+    config.write_text(text.replace("DEVICE: cpu", "DEVICE: cuda"))
+    assert open_backbone(str(folder))(images[:, :, :32, :32]).features.device.type == "cpu"
+
+
 def test_resnets_of_detectron2_are_known_by_their_tensors():
     state = {f"res4.{k}.conv3.weight": torch.ones(1) for k in range(23)}
     assert _resnet_of(Weights(state, "x")) == ""

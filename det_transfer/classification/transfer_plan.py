@@ -152,7 +152,13 @@ class Experiment:
     cached: bool = False
 
     def templates(self, folder: Path) -> dict[str, Any]:
-        """The runs as a plan's ``runs`` has them."""
+        """The runs as a plan's ``runs`` has them.
+
+        Raises:
+            UserError: the folder's name cannot stand in DATASETS.CLASSIFICATION
+        """
+        if "=" in str(folder):  # there it ends the name of a split's file
+            raise UserError(f"the plan's output, {folder}, has a = in its name; take another")
         common = {"MODEL.CLASSIFIER.CACHE_FOLDER": str(folder / VIEWS)} if self.cached else {}
         return {
             run.name: {
@@ -324,6 +330,11 @@ def _problems(section: Any) -> Iterator[str]:
     for key in ("train", "test"):
         if key in section and (not isinstance(section[key], list) or len(section[key]) != 3):
             yield f"{key} is {section[key]!r}; it is [reader, path, split], as for train_classifier"
+        elif key in section and "@" in str(section[key][2]):
+            yield (
+                f"{key} chooses classes by itself, {section[key][2]}; here the splits do: those "
+                "that a split of kind file does not name are left out"
+            )
     for key in _LISTS:
         if not _is_list(section.get(key)):
             yield f"{key} is {section[key]!r}; it is a list"

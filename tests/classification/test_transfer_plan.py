@@ -143,6 +143,7 @@ def test_a_split_may_have_its_own_treatments():
         ({"depth": [1]}, "there is no key depth"),
         ({"train": None}, "train is missing"),
         ({"train": ["images"]}, "it is [reader, path, split]"),
+        ({"test": ["images", "data", "test@a.txt"]}, "test chooses classes by itself, test@a.txt"),
         ({"splits": {"x": {"kind": "half"}}}, "split x: kind is 'half'"),
         ({"shots": [0]}, "shots has 0"),
         ({"splits": {"my half": {"kind": "random", "seed": 0}}}, "split my half: a name has"),
@@ -170,6 +171,11 @@ def test_what_stands_beside_a_section_and_is_wrong(plan, words):
     with pytest.raises(UserError) as caught:
         read_experiment(section(), {"config": TINY, **plan})
     assert words in str(caught.value)
+
+
+def test_a_folder_that_no_dataset_can_name():
+    with pytest.raises(UserError, match="output, out/lr=1, has a = in its name"):
+        experiment().templates(Path("out/lr=1"))
 
 
 def test_the_name_of_a_split_may_be_a_number():

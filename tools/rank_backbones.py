@@ -69,7 +69,7 @@ def open_data(spec: str, flag: str, most: int = 0) -> Source:
     if parts[0] == BOXES:
         if most:
             raise UserError(f"--shots {most}: it chooses images; {flag} {spec} has boxes")
-        return LabelledBoxes(*parts[1:])
+        return LabelledBoxes(*parts[1:], flag)
     images = read_images(flag, *parts)
     if len(images) < len(images.classes):
         raise UserError(

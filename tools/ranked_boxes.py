@@ -38,9 +38,9 @@ class LabelledBoxes:
         UserError: the json is missing or in neither format, or has no objects
     """
 
-    def __init__(self, json_file: str, image_folder: str):
+    def __init__(self, json_file: str, image_folder: str, flag: str = "--data"):
         self.name, self.json_file = json_file, json_file
-        dataset = JsonDataset("--data", json_file, image_folder)
+        dataset = JsonDataset(flag, json_file, image_folder)
         self.classes = tuple(dataset.classes)
         self.records = dataset()
         self.objects = [
@@ -50,7 +50,7 @@ class LabelledBoxes:
             if not annotation["iscrowd"]
         ]
         if not self.objects:
-            raise UserError(f"--data {json_file} has no objects")
+            raise UserError(f"{flag} {json_file} has no objects")
         self.labels = np.array([found["category_id"] for _, found in self.objects], np.int64)
 
     def digest(self) -> str:

@@ -41,11 +41,20 @@ def main(args: argparse.Namespace) -> None:
         except SystemExit as ended:  # some run has failed; the others have results
             failed = ended.code
     if not args.dry_run:
-        written = write_page(output)
-        print((output / "table.md").read_text(encoding="utf-8"))
-        print("page:", ", ".join(map(str, written)))
+        try:
+            show_page(output)
+        except UserError as error:
+            if not failed:
+                raise
+            print(f"no page: {error}")
     if failed:
         sys.exit(failed)
+
+
+def show_page(output: Path) -> None:
+    written = write_page(output)
+    print((output / "table.md").read_text(encoding="utf-8"))
+    print("page:", ", ".join(map(str, written)))
 
 
 def write_findings(folders: list[Path], output: Path) -> None:

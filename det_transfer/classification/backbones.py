@@ -37,7 +37,9 @@ __all__ = ["Backbone", "Reading", "open_backbone"]
 
 logger = logging.getLogger(__name__)
 
-_SEED = 0  # of random networks
+# Of the first weights, those of a classifier that the file lacks too: features are kept under a
+# checksum of all weights, and another call must find them.
+_SEED = 0
 _FILES = (".pth", ".pt", ".bin", ".safetensors", ".pkl")
 _RESNETS = {"R-50": 50, "R-101": 101}  # Detectron2's
 _SAME = 1e-4  # an average is the features up to rounding, relative to their largest
@@ -127,11 +129,17 @@ def _unknown(name: str) -> UserError:
 
 
 def _build(network: str, weights: Weights | None = None, prefer: str = "timm") -> nn.Module:
-    """A classifier, randomly initialised.
+    """A classifier, randomly initialised, always alike.
 
     Args:
         weights: that it is built for; of a ResNet they say where the strides are
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        return _drawn(network, weights, prefer)
+
+
+def _drawn(network: str, weights: Weights | None, prefer: str) -> nn.Module:
     if network in _RESNETS:
         first = weights is None or weights.stride_in_1x1 is not False
         stages = ResNet.make_default_stages(_RESNETS[network], stride_in_1x1=first, norm="FrozenBN")
@@ -156,9 +164,7 @@ def _own_preprocessing(net: nn.Module) -> Preprocessing:
 
 
 def _random(network: str) -> Backbone:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        net = _build(network)
+    net = _build(network)
     classifier = _classifier(net, network)
     why = "its classifier is random"
     return Backbone(_Tapped(net, classifier), _own_preprocessing(net), f"random:{network}", why)

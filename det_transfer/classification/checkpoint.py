@@ -153,6 +153,8 @@ class ClassifierCheckpointer(TransferCheckpointer):
 def load_run(folder: Path) -> tuple[CfgNode, ImageClassifier]:
     """The config of a run folder and the classifier of its last checkpoint, in evaluation mode.
 
+    On the run's device, or on the CPU where torch finds no CUDA device for it.
+
     Raises:
         UserError: it is no run folder, or has no checkpoint
     """
@@ -163,6 +165,8 @@ def load_run(folder: Path) -> tuple[CfgNode, ImageClassifier]:
     if not tag.is_file():
         raise UserError(f"{folder} has no checkpoint yet")
     source = str(folder / tag.read_text().strip())
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
     model = build_described(cfg, source).to(cfg.MODEL.DEVICE)
     model.new = set()
     ClassifierCheckpointer(model, cfg=cfg).load_detector(source)

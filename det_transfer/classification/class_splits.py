@@ -59,7 +59,7 @@ def read_split(name: str, content: Any) -> ClassSplit:
         UserError: another kind, a key too much or too few
     """
     kind = content.get("kind") if isinstance(content, dict) else None
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise UserError(f"split {name}: kind is {kind!r}; it can be {', '.join(_KEYS)}")
     keys = _KEYS[kind]
     stray = [str(key) for key in content if key not in keys]

@@ -43,6 +43,8 @@ class FirstFilters(HookBase):
             self._write(initial=self._now())
 
     def after_train(self) -> None:
+        if not self._path.is_file():  # what came before training has failed, and is to be said
+            return
         with np.load(self._path) as found:
             initial = found["initial"]
         self._write(initial=initial, trained=self._now())

@@ -175,9 +175,19 @@ def _copy_filters(
             "than one convolution, and its channels have none to copy; take random"
         )
     units = _draw(old.out_channels, new.out_channels, generator).to(old.weight.device)
-    copied = old.weight[units]
+    copied = _ungrouped(old)[units]
     new.weight.copy_(copied + _noise(copied, noise, generator))
-    new.bias.copy_(old.bias[units])
+    if new.bias is not None:
+        new.bias.copy_(old.bias[units])
+
+
+def _ungrouped(conv: nn.Conv2d) -> Tensor:
+    """The filters over all inputs: 0 where those of a group do not read."""
+    full = conv.weight.new_zeros(conv.out_channels, conv.in_channels, *conv.kernel_size)
+    rows, columns = (full.shape[k] // conv.groups for k in (0, 1))
+    for k, part in enumerate(conv.weight.split(rows)):
+        full[k * rows : (k + 1) * rows, k * columns : (k + 1) * columns] = part
+    return full
 
 
 def _copy(

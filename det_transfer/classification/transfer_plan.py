@@ -18,6 +18,7 @@
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import load_config
+from ..config import load_config, validate
 from ..errors import UserError, nearest, raise_all
 from ..run_folder import write_json
 from .building import layer_names
@@ -38,6 +39,8 @@ __all__ = ["DESCRIPTION", "SECTION", "Experiment", "TransferRun", "expand", "rea
 SECTION = "transferability"  # of a plan
 DESCRIPTION = "transferability.json"  # in the plan's folder
 SPLITS, VIEWS = "splits", "views"  # folders there
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of a split: names of runs begin with it
 
 _REQUIRED = ("train", "test", "splits")
 _LISTS = ("layers", "treatments", "seeds", "directions", "extra", "shots")
@@ -149,7 +152,13 @@ class Experiment:
     cached: bool = False
 
     def templates(self, folder: Path) -> dict[str, Any]:
-        """The runs as a plan's ``runs`` has them."""
+        """The runs as a plan's ``runs`` has them.
+
+        Raises:
+            UserError: the folder's name cannot stand in DATASETS.CLASSIFICATION
+        """
+        if "=" in str(folder):  # there it ends the name of a split's file
+            raise UserError(f"the plan's output, {folder}, has a = in its name; take another")
         common = {"MODEL.CLASSIFIER.CACHE_FOLDER": str(folder / VIEWS)} if self.cached else {}
         return {
             run.name: {
@@ -230,13 +239,16 @@ def read_experiment(section: Any, plan: Mapping[str, Any], stem: str = "") -> Ex
     Raises:
         UserError: all that is wrong with it
     """
-    raise_all(_problems(section))
+    raise_all([*_problems(section), *_beside_problems(plan)])
+    section = {**section, "splits": {str(k): split for k, split in section["splits"].items()}}
     splits = tuple(
         read_split(name, {k: v for k, v in content.items() if k != "treatments"})
         for name, content in section["splits"].items()
     )
     words = [word for pair in (plan.get("options") or {}).items() for word in pair]
-    cfg = load_config(plan.get("config"), words).cfg
+    config = load_config(plan.get("config"), words)
+    validate(config.cfg, config.explicit)
+    cfg = config.cfg
     layers = tuple(layer_names(cfg))
     depths = section.get("layers") or list(range(1, len(layers)))
     raise_all(_depth_problems(depths, layers))
@@ -291,6 +303,18 @@ def _runs(section: Mapping[str, Any], depth: int) -> Iterator[TransferRun]:
             yield run
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | None)
+
+
+def _beside_problems(plan: Mapping[str, Any]) -> Iterator[str]:
+    """What other plans have beside their runs, and this one has in its section."""
+    for key in ("exclude", "grid", "needs", "seeds"):
+        if plan.get(key) and not plan.get("runs"):
+            words = "write them into it" if key == "seeds" else "it has splits, layers, ..."
+            yield f"the plan's {key} beside this section say nothing of its runs; {words}"
+
+
 def _problems(section: Any) -> Iterator[str]:
     """What is wrong with the section by itself."""
     if not isinstance(section, dict):
@@ -306,16 +330,28 @@ def _problems(section: Any) -> Iterator[str]:
     for key in ("train", "test"):
         if key in section and (not isinstance(section[key], list) or len(section[key]) != 3):
             yield f"{key} is {section[key]!r}; it is [reader, path, split], as for train_classifier"
+        elif key in section and "@" in str(section[key][2]):
+            yield (
+                f"{key} chooses classes by itself, {section[key][2]}; here the splits do: those "
+                "that a split of kind file does not name are left out"
+            )
     for key in _LISTS:
-        if not isinstance(section.get(key, []), list | None):
+        if not _is_list(section.get(key)):
             yield f"{key} is {section[key]!r}; it is a list"
             return
     splits = section.get("splits") or {}
     if not isinstance(splits, dict) or not all(isinstance(s, dict) for s in splits.values()):
         yield f"splits is {splits!r}; it is a mapping from names to what each is"
         return
+    for name in splits:
+        if not _NAME.fullmatch(str(name)):
+            yield f"split {name}: a name has letters, digits, and _ . + - after the first"
+    odd = {k: s["treatments"] for k, s in splits.items() if not _is_list(s.get("treatments"))}
+    if odd:
+        yield from (f"split {k}: treatments is {value!r}; it is a list" for k, value in odd.items())
+        return
     lists = [section, *splits.values()]
-    for name in dict.fromkeys(t for content in lists for t in content.get("treatments") or ()):
+    for name in dict.fromkeys(str(t) for c in lists for t in c.get("treatments") or ()):
         if name not in TREATMENTS:
             yield f"there is no treatment {name!r}; there is {', '.join(TREATMENTS)}"
     for half in section.get("directions") or ():

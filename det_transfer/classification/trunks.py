@@ -80,8 +80,14 @@ class PlainTrunk(Trunk):
 
     def column(self, channels: int) -> Conv:
         old = self.last_conv()
-        made = nn.Conv2d(old.in_channels, channels, old.kernel_size, old.stride, old.padding)
-        after = [copy.deepcopy(module) for module in self.features[self._last + 1 :]]
+        bias = old.bias is not None
+        made = nn.Conv2d(
+            old.in_channels, channels, old.kernel_size, old.stride, old.padding, bias=bias
+        )
+        after = [
+            nn.BatchNorm2d(channels) if isinstance(m, nn.BatchNorm2d) else copy.deepcopy(m)
+            for m in self.features[self._last + 1 :]
+        ]
         return Conv(made, *after, copy.deepcopy(self.pool))
 
     def last_conv(self) -> nn.Conv2d:

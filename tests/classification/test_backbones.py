@@ -72,6 +72,10 @@ def test_a_file_without_classifier(images, net, tmp_path):
     assert torch.equal(cut(images).features, whole(images).features)
     assert cut(images).probabilities is None
     assert cut.no_head == "its weights hold no classifier"
+    # What the file lacks is drawn alike at every call, or its features would never be found again.
+    again = open_backbone(f"test_resnet@{tmp_path / 'cut.pth'}")
+    found, expected = again.net.state_dict(), cut.net.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_file_of_convolutions_alone(images, tmp_path):
@@ -115,6 +119,16 @@ def test_a_run_folder(train, images):
     shutil.move(folder / "last_checkpoint", folder / "gone")
     with pytest.raises(UserError, match="has no checkpoint yet"):
         open_backbone(str(folder))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is taken where there is one")
+def test_a_run_that_was_trained_on_a_gpu(train, images):
+    folder = Path(train(output="mine").cfg.OUTPUT_DIR)
+    config = folder / "config.yaml"
+    text = config.read_text()
+    assert "DEVICE: cpu" in text
+    config.write_text(text.replace("DEVICE: cpu", "DEVICE: cuda"))
+    assert open_backbone(str(folder))(images[:, :, :32, :32]).features.device.type == "cpu"
 
 
 def test_resnets_of_detectron2_are_known_by_their_tensors():

@@ -131,6 +131,32 @@ def test_copies_of_filters_with_noise():
         copy_units(modern_one, 0.1, 3)
 
 
+@pytest.mark.parametrize(
+    ("network", "options", "side"),
+    [
+        ("compact_alexnet", {"width": 4, "stride": 2, "norm": True}, 32),  # no bias, a batch norm
+        ("caffenet", {"side": 1}, 127),  # two groups
+    ],
+)
+def test_channels_beside_every_kind_of_convolution(network, options, side):
+    with torch.device("meta"):
+        trunk = build_trunk(network, options)
+        old = trunk.last_conv()
+    grown = widened(Architecture.plain(network, options, trunk.width, ()), (5,))
+    model = filled(grown)
+    assert sum(p.numel() for p in model.columns["pool5+"].parameters()) == (
+        5 * (9 * old.in_channels + (2 if old.bias is None else 1))
+    )
+    model.new = {name for name, _ in model.named_parameters() if name.startswith("columns.")}
+    copy_units(model, 0.0, 3)
+    with torch.no_grad():
+        pool5, below = model.backbone.with_map(torch.randn(2, 3, side, side))
+        assert model.columns["pool5+"](below).shape == (2, 5 * pool5.shape[1] // old.out_channels)
+        of_old = model.backbone.last_conv()(below).transpose(0, 1)
+        for channel in model.columns["pool5+"].conv(below).transpose(0, 1):
+            assert min((channel - other).abs().max() for other in of_old) < 1e-4
+
+
 def test_what_the_scopes_train():
     def trained(scope):
         model = filled(SMALL)

@@ -7,6 +7,7 @@ from torch import nn
 
 from det_transfer import run_folder
 from det_transfer.classification.building import layer_names
+from det_transfer.classification.filters import FirstFilters
 from det_transfer.classification.transfer import CLASSIFIER, TREATMENTS, cut
 from det_transfer.config import load_config, validate
 from det_transfer.errors import UserError
@@ -146,6 +147,13 @@ def test_a_base_keeps_its_first_filters(build, base, tmp_path):
     np.testing.assert_array_equal(initial, fresh.detach().numpy())
     assert initial.dtype == trained.dtype == np.float32
     assert not np.array_equal(initial, trained)
+
+
+def test_what_breaks_before_training_is_not_hidden_by_the_filters(base, tmp_path):
+    """Detectron2 ends hooks that have not begun, too."""
+    hook = FirstFilters(network(base[0]).backbone, tmp_path / "never")
+    hook.after_train()
+    assert not (tmp_path / "never").exists()
 
 
 def test_five_and_five_iterations_are_ten(build, train, base, monkeypatch):

@@ -143,14 +143,44 @@ def test_a_split_may_have_its_own_treatments():
         ({"depth": [1]}, "there is no key depth"),
         ({"train": None}, "train is missing"),
         ({"train": ["images"]}, "it is [reader, path, split]"),
+        ({"test": ["images", "data", "test@a.txt"]}, "test chooses classes by itself, test@a.txt"),
         ({"splits": {"x": {"kind": "half"}}}, "split x: kind is 'half'"),
         ({"shots": [0]}, "shots has 0"),
+        ({"splits": {"my half": {"kind": "random", "seed": 0}}}, "split my half: a name has"),
+        ({"splits": {"a/b": {"kind": "random", "seed": 0}}}, "split a/b: a name has letters"),
+        ({"splits": {"x": {"kind": ["random"]}}}, "split x: kind is ['random']"),
+        ({"splits": {"x": {"kind": "random", "treatments": "BnB"}}}, "x: treatments is 'BnB'; it"),
+        ({"treatments": [["BnB"]]}, "there is no treatment"),
     ],
 )
 def test_a_section_that_is_wrong(changes, words):
     with pytest.raises(UserError) as caught:
         experiment(**changes)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ({"seeds": [0, 1, 2]}, "the plan's seeds beside this section say nothing of its runs"),
+        ({"grid": {"lr": {"high": {}}}}, "the plan's grid beside this section"),
+        ({"options": {"MODEL.CLASSIFIER.NETWORK": "alexnett"}}, "NETWORK is 'alexnett'"),
+    ],
+)
+def test_what_stands_beside_a_section_and_is_wrong(plan, words):
+    with pytest.raises(UserError) as caught:
+        read_experiment(section(), {"config": TINY, **plan})
+    assert words in str(caught.value)
+
+
+def test_a_folder_that_no_dataset_can_name():
+    with pytest.raises(UserError, match="output, out/lr=1, has a = in its name"):
+        experiment().templates(Path("out/lr=1"))
+
+
+def test_the_name_of_a_split_may_be_a_number():
+    found = experiment(splits={0: {"kind": "random", "seed": 0}}, treatments=["BnB"], layers=[1])
+    assert names(found)[0] == "0_baseA_s0"
 
 
 def test_a_layer_that_the_network_lacks_is_named_with_the_plan(plan, tool):

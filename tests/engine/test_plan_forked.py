@@ -61,7 +61,7 @@ def test_the_folder_stays_locked_while_a_run_lives(plan, tmp_path):
     run.folder.mkdir(parents=True)
     with locked(made.output) as lock:
         future = ForkedSlots(MODULES, lock=lock).submit(run, run.command(resume=False))
-        while not (run.folder / "state.json").exists():
+        while not (run.folder / "state.json").exists() and not future.done():
             time.sleep(0.01)
     if not future.done():  # the runner has let go of it, the run has not
         with pytest.raises(UserError, match="a run that it has started is still alive"):

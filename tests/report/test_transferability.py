@@ -320,6 +320,18 @@ def test_what_is_missing_and_why(tmp_path):
     assert any(s.startswith("15 finished runs have no finished base") for s in said)
 
 
+def test_a_run_waits_for_the_base_that_it_copies_alone(tmp_path):
+    """Layers of the other half are those of all its images, also for a target of few."""
+    plan = make_experiment(tmp_path / "plan", ("random0",), (0,), cuts=(3,), treatments=("AnB",))
+    add(plan, name="few", treatment="base", target="B", shots=5)
+    (plan / "few").mkdir()
+    (plan / "few/run.json").write_text(json.dumps({"status": "failed", "reason": "diverged"}))
+    add(plan, name="needing", treatment="AnB", target="A", source="B", shots=5)
+    said = missing(read_experiment(plan))
+    assert "few: failed (diverged)" in said
+    assert "needing: not run yet" in said
+
+
 def test_a_base_at_chance_is_said(tmp_path):
     plan = make_experiment(tmp_path / "plan", ("random0",), (0,), cuts=(3,), treatments=("BnB",))
     path = plan / "random0_baseA_s0/eval/test/results.json"

@@ -228,6 +228,7 @@ def test_tested_features_that_are_no_numbers():
         ("images:SHAPES:train", {"words": ("--accuracies", "B.csv")}, "it needs backbone and"),
         ("images:SHAPES:train", {"words": ("--accuracies", "C.csv")}, "line 2: 'x' is no number"),
         ("images:SHAPES:train", {"words": ("--test-data", "digits::test")}, "classes that --data"),
+        ("boxes:COCO", {"words": ("--test-data", "boxes:no.json:x")}, "--test-data"),
     ],
 )
 def test_mistakes(call, shapes, tiny_coco, tmp_path, monkeypatch, data, options, message):

@@ -244,10 +244,10 @@ def _explained(runs: Sequence[TransferRun]) -> list[TransferRun]:
     for run in runs:
         if run.why == _NOT_YET and run.source is not None:
             # The source of AnB has all its examples, that of BnB as many as the target.
-            places = {(run.split, run.source, run.seed, shots) for shots in (run.shots, None)}
-            failed = [bases[p] for p in places if p in bases and bases[p].why.startswith("failed")]
-            if failed:
-                why = f"not run, for its base {failed[0].name} failed"
+            shots = run.shots if run.source == run.target else None
+            base = bases.get((run.split, run.source, run.seed, shots))
+            if base and base.why.startswith("failed"):
+                why = f"not run, for its base {base.name} failed"
                 run = TransferRun(**{**vars(run), "why": why})
         explained.append(run)
     return explained

@@ -107,7 +107,7 @@ class TransferRun:
             "MODEL.TRANSFER.UP_TO": self.n,
             "MODEL.TRANSFER.FROZEN": self.treatment.frozen,
             "MODEL.TRANSFER.EXTRA": self.extra,
-            "SEED": self.seed,
+            "SEED": 2 * self.seed + (self.target == "B"),  # A's and B's bases begin apart
         }
         if self.shots:
             options |= {"DATASETS.TRAIN_SHOTS": self.shots, "DATASETS.SUBSET_SEED": self.seed}

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -222,7 +223,9 @@ def test_an_experiment_from_its_plan(plan, tool, tmp_path, capsys):
     }
     assert all(record["status"] == "finished" for record in records.values())
     assert records["B8B"]["results"] == records["baseB"]["results"]
-    assert all(run_folder.filters_file(folder / f"r_base{half}_s0").is_file() for half in "AB")
+    first, second = (np.load(run_folder.filters_file(folder / f"r_base{half}_s0")) for half in "AB")
+    assert first["initial"].shape == second["initial"].shape
+    assert not np.array_equal(first["initial"], second["initial"])  # two networks, not one
     classes = {half: set(records[f"base{half}"]["tasks"][half]) for half in "AB"}
     assert not classes["A"] & classes["B"]
     # Started again, nothing is repeated.

@@ -127,7 +127,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     one.set_defaults(call=make_json)
     add_words(one, required=False)
     one.add_argument("runs", metavar="RUN", nargs="+", help="finished run folders")
-    one.add_argument("--add", action="store_true", help="keep the json's runs of other seeds")
+    one.add_argument(
+        "--add",
+        action="store_true",
+        help="keep the json's runs of other seeds; notes that are given replace its notes",
+    )
     one.add_argument(
         "--growth-table",
         action="store_true",

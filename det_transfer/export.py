@@ -9,6 +9,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from .api import Detector
 from .errors import UserError
-from .modeling.fixed_sizes import fixed_sizes
+from .modeling.fixed_sizes import fixed_sizes, whole_strides
 from .reuse import trunk_of
 
 __all__ = [
@@ -149,7 +150,8 @@ def _features(detector: Detector, part: str, module: nn.Module, size: tuple[int,
     if any(side % multiple or side < _LEAST * multiple for side in size):
         multiple = 0
     try:
-        program = _graph(module, image, multiple)
+        with whole_strides() if multiple else nullcontext():
+            program = _graph(module, image, multiple)
     except UserError:
         if not multiple:
             raise
@@ -304,7 +306,10 @@ def _write_onnx(exported: Exported, path: Path) -> None:
             exported.program, dynamo=True, verbose=False, output_names=names
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error).strip().splitlines()[0]
+        cause: BaseException = error  # the first says which step failed, the last what it met
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = str(cause).strip().splitlines()[0]
         raise UserError(f"torch's ONNX exporter cannot take this part: {reason}") from error
     program.save(path)
 

@@ -6,12 +6,14 @@ import itertools
 import pytest
 import torch
 from small_detector import build, config
+from timm.layers import create_conv2d
+from timm.layers.padding import pad_same
 from torch import nn
 
 from det_transfer.api import Detector
 from det_transfer.errors import UserError
 from det_transfer.export import TOLERANCE, OneImage, export_part, largest_difference
-from det_transfer.modeling.fixed_sizes import fixed_sizes
+from det_transfer.modeling.fixed_sizes import _pad_same, fixed_sizes, whole_strides
 from det_transfer.reuse import adapters_of, trunk_of
 
 KINDS = {
@@ -46,9 +48,9 @@ def image(*size, seed=0):
     return 255 * torch.rand(3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def compared(exported, path):
+def compared(exported, path, form="torch"):
     """Largest difference over several images, of the file that was written."""
-    loaded = exported.save(path)
+    loaded = exported.save(path, form)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     pairs = [(loaded(x), exported.original(x)) for x in exported.inputs()]
     assert all(tensor.numel() for _, expected in pairs for tensor in expected.values())
@@ -167,9 +169,61 @@ def test_what_torch_cannot_take():
         export_part(made, "backbone", (64, 64))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is not None, reason="onnxscript is here")
-def test_onnx_needs_more(tmp_path):
+@pytest.mark.parametrize(
+    ("part", "kind", "size"),
+    [
+        ("trunk", "adapters", (64, 96)),
+        slow("backbone", "nasfpn", (256, 384)),
+        slow("detector", "frozen", (60, 90)),
+        slow("detector", "retinanet", (60, 90)),
+        slow("detector", "masks, class by class", (60, 90)),
+    ],
+)
+def test_onnx(tmp_path, part, kind, size):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    exported = export_part(detector(kind), part, size)
+    assert compared(exported, tmp_path / "part.onnx", "onnx") <= TOLERANCE
+
+
+def test_onnx_needs_more(tmp_path, monkeypatch):
+    lacking = {"onnxscript", "onnxruntime"}
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in lacking else find(name)
+    )
     exported = export_part(detector("frozen"), "trunk", (64, 64))
     with pytest.raises(UserError, match=r"--format onnx needs .*: pip install .*onnxscript"):
         exported.save(tmp_path / "trunk.onnx", "onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_onnx_cannot_take(tmp_path):
+    pytest.importorskip("onnxscript")
+    made = detector("frozen")
+
+    class Odd(type(made.model.backbone)):
+        def forward(self, images):
+            found = super().forward(images)
+            return {name: torch.special.airy_ai(tensor) for name, tensor in found.items()}
+
+    made.model.backbone.__class__ = Odd
+    exported = export_part(made, "backbone", (64, 64))
+    with pytest.raises(UserError, match=r"ONNX exporter cannot take this part: .*airy_ai"):
+        exported.save(tmp_path / "backbone.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_same_padding_is_a_constant_where_sizes_are_whole_strides():
+    """For every window and stride, against what timm computes from the size."""
+    x = torch.rand(1, 2, 32, 48)
+    for kernel, stride, dilation in itertools.product(range(1, 8), (1, 2, 4), (1, 2)):
+        arguments = x, (kernel, 1), (stride, stride), (dilation, dilation), -1.0
+        expected = pad_same(*arguments)
+        assert torch.equal(_pad_same(*arguments), expected)
+    conv = create_conv2d(2, 2, 5, stride=2, padding="same")
+    expected = conv(x)
+    with whole_strides():
+        assert torch.equal(conv(x), expected)
+        assert conv(x[..., 1:]).shape[-1] == 23  # what it is not for: 24 with timm's own
+    assert conv(x[..., 1:]).shape[-1] == 24

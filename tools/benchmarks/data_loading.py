@@ -11,9 +11,11 @@ Annotations: a json of LVIS' size is made (100,000 images, 1.27 M polygons). Our
 Detectron2's, each in new processes: seconds from the start of Python to the first batch, and the
 memory of the process with all its workers (proportional set size) after each has read all records.
 
-    python tools/benchmarks/data_loading.py --json instances_train2017.json --photos train2017 \\
-        --torchvision vision/references/detection/transforms.py \\
+    python tools/benchmarks/data_loading.py speed --json instances_train2017.json \\
+        --photos train2017 --torchvision vision/references/detection/transforms.py \\
         --output docs/results/benchmark_data_loading.json
+    python tools/benchmarks/data_loading.py annotations --folder output/loading \\
+        --output docs/results/benchmark_annotations.json
 """
 
 import argparse
@@ -62,12 +64,6 @@ SIZE = 1024
 GOALS = {"ours": 1.0, "stream": 0.45, "pool": 0.8}
 MOST_MEMORY = 1.2  # of no workers
 MOST_SECONDS = 15.0
-PARTS = ["speed", "annotations"]
-NOTE = (
-    "One worker at 1,024 px with masks, on photographs: wall_ratio is images a second in those of "
-    "Detectron2's mapper. Annotations: a json of LVIS' size; seconds to the first batch, and the "
-    "proportional set size of a process with its workers. "
-)
 
 
 def options(json_file: str, images: str, *more: Any) -> list[str]:
@@ -188,18 +184,18 @@ def annotations(args: argparse.Namespace) -> dict[str, Any]:
         json_file, images = Path(folder) / "data.json", Path(folder) / "images"
         make_json(json_file, args.images, args.annotations, seed=0)
         make_links(images, args.images)
-        found: dict[str, Any] = {"json_mb": json_file.stat().st_size / 1e6}
-        found["ours, first start: seconds"] = measured(folder, "ours", "seconds", 4)
+        found: dict[str, dict[str, Any]] = {side: {} for side in LOADERS}
+        found["ours"] |= {"goal_start_s": MOST_SECONDS, "goal_memory_ratio": MOST_MEMORY}
+        found["ours"]["first_start_s"] = measured(folder, "ours", "seconds", 4)
         for what, workers in (("seconds", 4), ("megabytes", 0), ("megabytes", 4)):
             taken: dict[str, list[float]] = {side: [] for side in LOADERS}
             for _, side in itertools.product(range(args.repeats), LOADERS):
                 taken[side].append(measured(folder, side, what, workers))
+            name = "start_s" if what == "seconds" else f"mb_with_{workers}_workers"
             for side, values in taken.items():
-                found[f"{side}, {workers} workers: {what}"] = statistics.median(values)
-    for side in LOADERS:
-        none, four = (found[f"{side}, {workers} workers: megabytes"] for workers in (0, 4))
-        found[f"{side}: memory with 4 workers / with none"] = four / none
-    found["goals"] = {"memory": MOST_MEMORY, "seconds": MOST_SECONDS}
+                found[side][name] = statistics.median(values)
+    for columns in found.values():
+        columns["memory_ratio"] = columns["mb_with_4_workers"] / columns["mb_with_0_workers"]
     return found
 
 
@@ -290,67 +286,71 @@ def proportional_megabytes() -> float:
     return found
 
 
-def measured_before(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The columns of --output that belong to the part that is not measured now."""
-    if len(args.parts) == len(PARTS) or not (args.output and args.output.is_file()):
-        return []
-    columns = json.loads(args.output.read_text())["results"]
-    return [
-        c
-        for c in columns
-        if ("annotations" if c["side"] == "annotations" else "speed") not in args.parts
-    ]
+# Part -> its function, title, and what its columns are.
+PARTS = {
+    "speed": (
+        speed,
+        "Benchmark: loading and Copy-Paste",
+        "One worker at 1,024 px with masks, on photographs: wall_ratio is images a second in those "
+        "of Detectron2's mapper.",
+    ),
+    "annotations": (
+        annotations,
+        "Benchmark: annotations of LVIS' size",
+        "Medians of processes of their own: seconds from the start of Python to the first batch of "
+        "4 workers, where the json is parsed (first) and where it was before, and megabytes "
+        "(proportional set size) of a process with its workers after each has read all records.",
+    ),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="COCO format, with masks")
-    parser.add_argument("--photos", type=Path, help="its images")
-    parser.add_argument("--torchvision", type=Path, help="its references/detection/transforms.py")
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=PARTS, help="the other stays as in --output"
-    )
-    parser.add_argument("--batch", type=int, default=4, help="images a turn")
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--images", type=int, default=100_000, help="of the json that is made")
-    parser.add_argument("--annotations", type=int, default=1_270_000, help="of the same")
-    parser.add_argument("--repeats", type=int, default=3, help="of each start")
-    parser.add_argument(
-        "--folder", type=Path, help="where the json is made; default: the temporary folder"
-    )
-    parser.add_argument("--note", default="", help="what else the machine did")
-    parser.add_argument("--output", type=Path, help="write the numbers as json")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
-    args = parser.parse_args()
     quiet()
-    if args.measure:
-        print(measure(*args.measure))
+    if sys.argv[1:2] == ["--measure"]:
+        print(measure(*sys.argv[2:]))
         return
-    results = measured_before(args)  # a column each
-    if "speed" in args.parts and args.json:
-        results += [{"side": side, **found} for side, found in speed(args).items()]
-    if "annotations" in args.parts:
-        results.append({"side": "annotations", **annotations(args)})
+    args = parse()
+    part, title, note = PARTS[args.part]
+    results = [{"side": side, **found} for side, found in part(args).items()]
     report = {
-        "title": "Benchmark: loading and Copy-Paste",
-        "note": NOTE + args.note,
+        "title": title,
+        "note": f"{note} {args.note}".strip(),
         "command": shlex.join(["python", "tools/benchmarks/data_loading.py", *sys.argv[1:]]),
         "machine": machine(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "detectron2", "numpy", "pillow")},
         },
-        "data": {
-            name: getattr(args, name)
-            for name in ("batch", "rounds", "images", "annotations", "repeats")
-        },
+        "data": {name: value for name, value in vars(args).items() if isinstance(value, int)},
         "results": results,
     }
     print(json.dumps(results, indent=1))
     if args.output:
         write_json(args.output, report)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest="part", required=True)
+    loading = parts.add_parser("speed")
+    loading.add_argument("--json", type=Path, required=True, help="COCO format, with masks")
+    loading.add_argument("--photos", type=Path, required=True, help="its images")
+    loading.add_argument("--torchvision", type=Path, help="its references/detection/transforms.py")
+    loading.add_argument("--batch", type=int, default=4, help="images a turn")
+    loading.add_argument("--rounds", type=int, default=60)
+    records = parts.add_parser("annotations")
+    records.add_argument("--images", type=int, default=100_000, help="of the json that is made")
+    records.add_argument("--annotations", type=int, default=1_270_000, help="of the same")
+    records.add_argument("--repeats", type=int, default=3, help="of each start")
+    records.add_argument(
+        "--folder", type=Path, help="where the json is made; default: the temporary folder"
+    )
+    for one in (loading, records):
+        one.add_argument("--note", default="", help="what else the machine did")
+        one.add_argument("--output", type=Path, help="write the numbers as json")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from ..errors import raise_all
 from ..run_folder import CONFIG, RUN, read_json, read_metrics
 from .conditions import machine as described
 from .conditions import relative, shown, versions
-from .runs import FREE_KEYS, read_config
+from .runs import read_config, recipe
 
 __all__ = ["KIND", "collect"]
 
@@ -215,12 +215,9 @@ def _mixed(
                 f"({row['seed']}); leave one out"
             )
         by_seed[row["seed"]] = row["run"]
-    for row, config in zip(rows[1:], configs[1:], strict=True):
-        keys = [
-            key
-            for key in config
-            if key in configs[0] and key not in FREE_KEYS and config[key] != configs[0][key]
-        ]
+    first, *others = map(recipe, configs)
+    for row, other in zip(rows[1:], others, strict=True):
+        keys = [key for key in other if key in first and other[key] != first[key]]
         if row["precision"] != rows[0]["precision"]:
             keys.append("precision")
         if keys:

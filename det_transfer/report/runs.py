@@ -7,6 +7,7 @@ can be read is shown, and :attr:`Run.missing` says the rest.
 import contextlib
 import csv
 import io
+import re
 import statistics
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -20,11 +21,11 @@ import yaml
 from .. import run_folder
 from ..errors import UserError
 
-__all__ = ["FREE_KEYS", "Evaluation", "Run", "read_config", "read_run"]
+__all__ = ["Evaluation", "Run", "read_config", "read_run", "recipe"]
 
 # Runs that are seeds of one recipe may differ in these alone: none of them changes what is trained.
 # What SOLVER.AMP came to is a run's precision, and that must be the same.
-FREE_KEYS = (
+_FREE_KEYS = (
     "SEED",
     "OUTPUT_DIR",
     "DATALOADER.NUM_WORKERS",
@@ -35,6 +36,8 @@ FREE_KEYS = (
     "TEST.WRITE_REPORT",
     "VIS_PERIOD",
 )
+# What a run of a plan needs is often another run of the same seed: {stage1}/model_final.pth.
+_WEIGHTS_KEY = "MODEL.WEIGHTS"
 _NUMBERS = ("AP", "AP50", "AP75", "AR")
 _ENDINGS = {
     "running": "the run has not ended, or was killed: what it had reached is shown",
@@ -277,3 +280,15 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the seeds of one recipe have in common: all keys but the free ones.
+
+    Weights of another run, whose folder ends in ``_s`` and the same seed, are those of any seed.
+    """
+    kept = {key: value for key, value in config.items() if key not in _FREE_KEYS}
+    if kept.get(_WEIGHTS_KEY):
+        of_seed = rf"_s{re.escape(str(config.get('SEED')))}(?=/|$)"
+        kept[_WEIGHTS_KEY] = re.sub(of_seed, "_s*", str(kept[_WEIGHTS_KEY]))
+    return kept

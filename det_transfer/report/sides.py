@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, raise_all
-from .runs import FREE_KEYS, Evaluation, Run
+from .runs import Evaluation, Run, recipe
 
 __all__ = ["Side", "common_dataset", "comparable", "differing", "group"]
 
@@ -109,18 +109,15 @@ def _recipe(run: Run) -> str:
     """What a run's seeds have in common, as text."""
     if not run.config:
         return f"\0{run.folder}"  # nobody knows: it stands alone
-    kept = {key: value for key, value in run.config.items() if key not in FREE_KEYS}
-    return json.dumps(kept, sort_keys=True, default=str)
+    return json.dumps(recipe(run.config), sort_keys=True, default=str)
 
 
 def differing(sides: Sequence[Side]) -> list[str]:
     """The config keys in which sides differ, the telling ones first."""
-    keys = dict.fromkeys(key for side in sides for key in side.config)
+    recipes = [recipe(side.config) for side in sides]
+    keys = dict.fromkeys(key for one in recipes for key in one)
     found = [
-        key
-        for key in keys
-        if key not in FREE_KEYS
-        and len({json.dumps(side.config.get(key), default=str) for side in sides}) > 1
+        key for key in keys if len({json.dumps(one.get(key), default=str) for one in recipes}) > 1
     ]
     first = [key for key in _FIRST if key in found]
     return first + [key for key in found if key not in first]

@@ -32,6 +32,23 @@ def test_names_take_as_few_keys_as_tell_apart(tmp_path):
     assert differing(sides) == ["MODEL.REUSE.MODE", "SOLVER.BASE_LR"]
 
 
+def test_weights_of_the_same_seed_s_run_are_no_difference(tmp_path):
+    """Of a plan whose runs begin with what another run of their seed has learnt."""
+    runs = runs_of(tmp_path, ("x_s1", 1, {}), ("x_s12", 12, {}), ("y_s1", 1, {}), ("z_s2", 2, {}))
+    starts = ["out/stage1_s1/model_final.pth", "out/stage1_s12/model_final.pth"]
+    starts += ["out/other_s1/model_final.pth", "out/stage1_s1/model_final.pth"]
+    for run, weights in zip(runs, starts, strict=True):
+        run.config["MODEL.WEIGHTS"] = weights
+    sides = group(runs)
+    assert [[run.name for run in side.runs] for side in sides] == [
+        ["x_s1", "x_s12"],
+        ["y_s1"],
+        ["z_s2"],
+    ]
+    assert differing(sides) == ["MODEL.WEIGHTS"]
+    assert runs[0].config["MODEL.WEIGHTS"] == starts[0]  # what the page shows
+
+
 def test_without_configs_every_run_stands_alone(tmp_path):
     runs = runs_of(tmp_path, ("x_s1", 1, {}), ("y_s1", 1, {}))
     for run in runs:

@@ -1,11 +1,17 @@
 """The scripts in datasets/ import each other by bare names, as they do when they are run."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from converter_files import DATA_YAML, image, write
+
+from det_transfer.engine.launch import run
 
 SCRIPTS = Path(__file__).parents[2] / "datasets"
 sys.path.insert(0, str(SCRIPTS))
@@ -50,3 +56,32 @@ def rendered(prepare, tmp_path_factory) -> Path:
     done = prepare(out, "--processes", 2)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture
+def convert(tmp_path, capsys):
+    """Call a converter as its command line would; gives the outcome and the json it wrote."""
+
+    def call(name, *args, out="out.json"):
+        module = importlib.import_module(name)
+        code = run(module.main, module.parse_args([*map(str, args), "--out", str(tmp_path / out)]))
+        said = capsys.readouterr()
+        path = tmp_path / out
+        content = json.loads(path.read_text()) if path.is_file() else None
+        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err), content
+
+    return call
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    """A set as Roboflow exports it: boxes, a polygon, an empty label file, one without."""
+    root = tmp_path / "yolo"
+    for name in ("a", "b", "c"):
+        image(root / "train" / "images" / f"{name}.jpg")
+    image(root / "valid" / "images" / "d.png", (200, 100))
+    write(root / "train" / "labels" / "a.txt", "1 0.2 0.5 0.2 0.5\r\n0 0.5 0.5 1 1 \r\n")
+    write(root / "train" / "labels" / "b.txt", "")
+    write(root / "valid" / "labels" / "d.txt", "0 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6")
+    write(root / "data.yaml", DATA_YAML)
+    return root

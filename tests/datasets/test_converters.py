@@ -1,11 +1,10 @@
 """VOC, YOLO and csv into COCO, on files as the tools write them."""
 
-import importlib
 import json
-from types import SimpleNamespace
 
 import pytest
 from coco_json import Collector, image_size
+from converter_files import CSV, CVAT, LABELIMG, VOC2007, image, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,112 +13,6 @@ from yolo_to_coco import parse_row
 
 from det_transfer.data.checks import format_problems
 from det_transfer.data.datasets.coco_format import JsonDataset
-from det_transfer.engine.launch import run
-
-# As the tools write them -------------------------------------------------------------------------
-
-LABELIMG = """<annotation>
-\t<folder>images</folder>
-\t<filename>street one.jpg</filename>
-\t<path>C:\\Users\\me\\images\\street one.jpg</path>
-\t<source>
-\t\t<database>Unknown</database>
-\t</source>
-\t<size>
-\t\t<width>100</width>
-\t\t<height>80</height>
-\t\t<depth>3</depth>
-\t</size>
-\t<segmented>0</segmented>
-\t<object>
-\t\t<name>traffic light</name>
-\t\t<pose>Unspecified</pose>
-\t\t<truncated>1</truncated>
-\t\t<difficult>0</difficult>
-\t\t<bndbox>
-\t\t\t<xmin>10</xmin>
-\t\t\t<ymin>20</ymin>
-\t\t\t<xmax>30</xmax>
-\t\t\t<ymax>60</ymax>
-\t\t</bndbox>
-\t</object>
-\t<object>
-\t\t<name>car</name>
-\t\t<pose>Unspecified</pose>
-\t\t<truncated>0</truncated>
-\t\t<difficult>1</difficult>
-\t\t<bndbox>
-\t\t\t<xmin>1</xmin>
-\t\t\t<ymin>1</ymin>
-\t\t\t<xmax>100</xmax>
-\t\t\t<ymax>80</ymax>
-\t\t</bndbox>
-\t</object>
-</annotation>
-"""
-
-# VOC 2007: coordinates from 1, parts of a person with boxes of their own.
-VOC2007 = """<annotation>
-  <folder>VOC2007</folder>
-  <filename>000001.jpg</filename>
-  <source><database>The VOC2007 Database</database><image>flickr</image></source>
-  <owner><flickrid>x</flickrid><name>owner</name></owner>
-  <size><width>100</width><height>80</height><depth>3</depth></size>
-  <segmented>0</segmented>
-  <object>
-    <name>person</name><pose>Left</pose><truncated>1</truncated><difficult>0</difficult>
-    <bndbox><xmin>1</xmin><ymin>11</ymin><xmax>100</xmax><ymax>80</ymax></bndbox>
-    <part><name>head</name>
-      <bndbox><xmin>40</xmin><ymin>20</ymin><xmax>50</xmax><ymax>30</ymax></bndbox></part>
-  </object>
-</annotation>
-"""
-
-# CVAT: fractions, subfolders, attributes and no <difficult>.
-CVAT = """<annotation>
-  <folder></folder>
-  <filename>day/frame_000001.PNG</filename>
-  <size><width>100</width><height>80</height><depth></depth></size>
-  <segmented>0</segmented>
-  <object>
-    <name>car</name><occluded>0</occluded>
-    <bndbox><xmin>10.25</xmin><ymin>20.5</ymin><xmax>30.75</xmax><ymax>40.0</ymax></bndbox>
-    <attributes><attribute><name>rotation</name><value>0.0</value></attribute></attributes>
-  </object>
-</annotation>
-"""
-
-# TensorFlow's xml_to_csv, with a class that has a comma in its name.
-CSV = """filename,width,height,class,xmin,ymin,xmax,ymax
-b.jpg,100,80,"cup, small",10,20,30,60
-a.jpg,100,80,car,0,0,50,40
-b.jpg,100,80,car,5,5,25,35
-"""
-
-DATA_YAML = """train: ../train/images
-val: ../valid/images
-
-nc: 2
-names: ['cup', 'traffic light']
-
-roboflow:
-  license: CC BY 4.0
-"""
-
-
-@pytest.fixture
-def convert(tmp_path, capsys):
-    """Call a converter as its command line would; gives the outcome and the json it wrote."""
-
-    def call(name, *args, out="out.json"):
-        module = importlib.import_module(name)
-        code = run(module.main, module.parse_args([*map(str, args), "--out", str(tmp_path / out)]))
-        said = capsys.readouterr()
-        path = tmp_path / out
-        content = json.loads(path.read_text()) if path.is_file() else None
-        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err), content
-
-    return call
 
 
 @pytest.mark.parametrize("name", ["voc_to_coco", "yolo_to_coco", "csv_to_coco"])
@@ -127,18 +20,6 @@ def test_each_is_a_program(script, name):
     done = script(f"{name}.py", "nowhere", *(("labels",) if name == "yolo_to_coco" else ()))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def image(path, size=(100, 80), **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, "gray").save(path, **options)
-    return path
 
 
 def objects(content):
@@ -256,20 +137,6 @@ def test_csv_with_images_without_objects_and_without_sizes(convert, tmp_path):
     write(path, "filename,class,xmin,ymin,xmax,ymax\na.png,,,,,\na.png,x,1,1,3,3\n")
     done, content = convert("csv_to_coco", path, "--images", tmp_path)
     assert (content["images"][0]["width"], content["images"][0]["height"]) == (7, 5)
-
-
-@pytest.fixture
-def yolo(tmp_path):
-    """A set as Roboflow exports it: boxes, a polygon, an empty label file, one without."""
-    root = tmp_path / "yolo"
-    for name in ("a", "b", "c"):
-        image(root / "train" / "images" / f"{name}.jpg")
-    image(root / "valid" / "images" / "d.png", (200, 100))
-    write(root / "train" / "labels" / "a.txt", "1 0.2 0.5 0.2 0.5\r\n0 0.5 0.5 1 1 \r\n")
-    write(root / "train" / "labels" / "b.txt", "")
-    write(root / "valid" / "labels" / "d.txt", "0 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6")
-    write(root / "data.yaml", DATA_YAML)
-    return root
 
 
 def test_yolo_with_a_data_yaml(convert, yolo, tmp_path):
@@ -393,144 +260,3 @@ def test_a_val_part_that_stays_when_images_come(convert, tmp_path):
     more_train, more_val = split(300)
     assert train <= more_train
     assert val <= more_val
-
-
-# Mistakes ----------------------------------------------------------------------------------------
-
-ROW = "a.jpg,100,80,car,0,0,50,40\n"
-HEADER = CSV.splitlines()[0] + "\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        (HEADER + "a.jpg,100,80,car,0,0,x,40\n", "labels.csv, line 2: xmax is 'x', no number"),
-        (HEADER + "a.jpg,100,80,car,50,0,50,40\n", "line 2: the box (50, 0, 50, 40) has no area"),
-        (HEADER + "a.jpg,100,80,car,0,0,150,40\n", "is outside of its image of 100 x 80 px"),
-        (HEADER + "a.jpg,100,80,car,0,0,nan,40\n", "is not finite"),
-        (HEADER + "a.jpg,100,80,cup, small,0,0,5,4\n", "1 fields more than the header"),
-        (HEADER + ROW + "a.jpg,99,80,car,0,0,9,9\n", "line 3: a.jpg is 99 x 80 px here and 100 x"),
-        (HEADER + "a.jpg,0,80,car,0,0,9,9\n", "a.jpg has the size 0 x 80 px"),
-        (HEADER + "a.jpg,100,80,,0,0,9,9\n", "class is empty"),
-        (HEADER + ",100,80,car,0,0,9,9\n", "filename is empty"),
-        ("a.jpg,0,0,50,40,car\n", "line 1: no column filename, class, xmin"),
-        (HEADER, "no image is left to write"),
-    ],
-)
-def test_a_bad_csv_is_told_and_nothing_is_written(convert, tmp_path, text, line):
-    done, content = convert("csv_to_coco", write(tmp_path / "labels.csv", text))
-    assert done.returncode == 2
-    assert line in done.stderr
-    assert content is None
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "line"),
-    [
-        ("<xmax>30", "<xmax>", "object 1: <xmax> is '', no number"),
-        ("<xmax>30", "<xmax>5", "object 1: the box (10, 20, 5, 60) has no area"),
-        ("<name>car</name>", "", "object 2: has no <name>"),
-        ("</annotation>", "", "is no xml"),
-        ("<annotation>", "<!DOCTYPE a>\n<annotation>", "has a document type"),
-        ("<filename>street one.jpg", "<filename>street one", "say --images FOLDER"),
-        ("<width>100", "<width>0", "has no <size> of the image"),
-    ],
-)
-def test_a_bad_voc_file(convert, tmp_path, old, new, line):
-    write(tmp_path / "xml" / "a.xml", LABELIMG.replace(old, new))
-    done, content = convert("voc_to_coco", tmp_path / "xml")
-    assert done.returncode == 2
-    assert line in done.stderr
-    assert content is None
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("row", "line"),
-    [
-        ("2 0.5 0.5 0.1 0.1", "a.txt, line 1: the class 2 is none of 0 to 1"),
-        ("0.5 0.5 0.5 0.1 0.1", "the class 0.5 is none of"),
-        ("0 0.5 0.5 0.1", "has 4 numbers; a box has 5"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "has 6 numbers: a prediction with its score"),
-        ("cup 0.5 0.5 0.1 0.1", "is not a row of numbers"),
-        ("0 50 50 10 10", "line 1: 50 is no share of the image, 0 to 1; is it in pixels?"),
-        ("0 0.5 0.5 0.4 -0.1", "-0.1 is no share of the image"),
-        ("0 nan 0.5 0.4 0.1", "nan is no share of the image"),
-        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "has 8 numbers"),
-    ],
-)
-def test_a_bad_yolo_row(convert, yolo, row, line, tmp_path):
-    write(yolo / "train" / "labels" / "a.txt", row)
-    done, _ = convert("yolo_to_coco", yolo / "data.yaml", out="json")
-    assert done.returncode == 2
-    assert line in done.stderr
-    assert not (tmp_path / "json").exists()
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("train: x\n", "it has no names"),
-        ("names: [a, a]\ntrain: train/images\n", "'a' is there twice"),
-        ("names: [a]\ntrain: nowhere\n", "nowhere does not exist"),
-        ("names: [a]\n", "names no images"),
-        ("names: {0: a, 2: b}\ntrain: train/images\n", "names has no entry 1"),
-        ("names: [a\n", "cannot be read"),
-        ("names: [a]\nkpt_shape: [17, 3]\ntrain: train/images\n", "keypoints are not converted"),
-    ],
-)
-def test_a_bad_data_yaml(convert, yolo, text, line):
-    write(yolo / "data.yaml", text)
-    done, _ = convert("yolo_to_coco", yolo / "data.yaml", out="json")
-    assert done.returncode == 2
-    assert line in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_yolo_labels_that_are_elsewhere_or_shared(convert, yolo):
-    image(yolo / "train" / "images" / "a.png")
-    done, _ = convert("yolo_to_coco", yolo / "data.yaml", out="json")
-    assert done.returncode == 2
-    assert "a.txt: belongs to two images:" in done.stderr
-    (yolo / "train" / "labels").rename(yolo / "train" / "annotations")
-    done, _ = convert("yolo_to_coco", yolo / "data.yaml", out="json")
-    assert done.returncode == 2
-    assert "train: none of the 4 images has a label file; for " in done.stderr
-    assert "train/labels/a.txt" in done.stderr
-
-
-def test_bad_objects_can_be_left_out_and_are_counted(convert, tmp_path):
-    text = HEADER + ROW + "a.jpg,100,80,car,50,0,50,40\nb.jpg,100,80,car,0,0,x,40\n"
-    done, content = convert("csv_to_coco", write(tmp_path / "l.csv", text), "--skip-bad")
-    assert done.returncode == 0
-    assert len(content["annotations"]) == 1
-    assert "left out as bad: 2, the first" in done.stdout
-
-
-def test_many_problems_are_told_up_to_twenty(convert, tmp_path):
-    rows = "".join(f"a.jpg,100,80,car,{k},0,{k},40\n" for k in range(30))
-    done, _ = convert("csv_to_coco", write(tmp_path / "l.csv", HEADER + rows))
-    assert done.stderr.count("has no area") == 20
-    assert "and 10 more" in done.stderr
-
-
-def test_a_class_list_is_held(convert, tmp_path):
-    names = write(tmp_path / "classes.txt", "car\ncup small\n")
-    path = write(tmp_path / "l.csv", CSV)
-    done, _ = convert("csv_to_coco", path, "--classes", names)
-    assert done.returncode == 2
-    assert (
-        "the class 'cup, small' is not among the classes; did you mean 'cup small'?" in done.stderr
-    )
-    write(names, "cup, small\nbus\ncar\n")
-    _, content = convert("csv_to_coco", path, "--classes", names)
-    assert [c["name"] for c in content["categories"]] == ["cup, small", "bus", "car"]
-
-
-def test_a_pixel_beyond_the_edge_is_cut(convert, tmp_path):
-    text = HEADER + "a.jpg,100,80,car,-1,0,100.5,40\n"
-    done, content = convert("csv_to_coco", write(tmp_path / "l.csv", text))
-    assert content["annotations"][0]["bbox"] == [0, 0, 100, 40]
-    assert "boxes cut at the edge of their image by a pixel or less: 1" in done.stdout

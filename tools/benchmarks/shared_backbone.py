@@ -15,14 +15,14 @@ import platform
 import shlex
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.modeling import Backbone, build_model
-from sides import machine, take_turns
+from sides import machine, settle, take_turns
 from torch import nn
 
 from det_transfer.config import load_config
@@ -39,17 +39,26 @@ TASKS = (1, 2, 4, 8)
 WITHIN = 1.05  # of the limit
 
 
-def detectors(path: str, count: int, device: str) -> list[nn.Module]:
-    """Of one trunk, each with heads of its own; weights do not matter here."""
-    cfg = load_config(path, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device]).cfg
-    built = []
+def detectors(path: str, count: int, args: argparse.Namespace) -> Iterator[nn.Module]:
+    """Of one trunk, each with heads of its own; random, but fed like trained ones."""
+    cfg = load_config(path, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", args.device]).cfg
+    first = None
     for seed in range(count):
         torch.manual_seed(seed)
         model = build_model(cfg).eval()
-        if built:
-            model.backbone.bottom_up.load_state_dict(built[0].backbone.bottom_up.state_dict())
-        built.append(model)
-    return built
+        trunk = model.backbone.bottom_up
+        first = first or trunk
+        trunk.load_state_dict(first.state_dict())
+        settle(model, lambda model=model: model(sample(args)))
+        yield model
+
+
+@torch.no_grad()
+def count_proposals(path: str, args: argparse.Namespace) -> int:
+    """How many boxes the heads of one detector get."""
+    (model,) = detectors(path, 1, args)
+    images = model.preprocess_image(sample(args))
+    return len(model.proposal_generator(images, model.backbone(images.tensor))[0][0])
 
 
 def sample(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -60,7 +69,7 @@ def sample(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def apart(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]:
     keep_freed_memory()
-    models, images = detectors(path, count, args.device), sample(args)
+    models, images = list(detectors(path, count, args)), sample(args)
 
     @torch.no_grad()
     def step() -> None:
@@ -72,15 +81,17 @@ def apart(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]
 
 def composed(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]:
     keep_freed_memory()
-    models, images = detectors(path, count, args.device), sample(args)
-    shared = SharedBackboneDetector({f"task{n}": model for n, model in enumerate(models)})
+    models, images = detectors(path, count, args), sample(args)
+    shared = SharedBackboneDetector({"task0": next(models)})
+    for number, model in enumerate(models, start=1):  # one by one: its own trunk goes at once
+        shared.add(f"task{number}", model)
     return lambda: shared(images)
 
 
 def trunk(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]:
     """The trunk alone, once."""
     keep_freed_memory()
-    (model,) = detectors(path, 1, args.device)
+    (model,) = detectors(path, 1, args)
     pixels = model.preprocess_image(sample(args)).tensor
 
     @torch.no_grad()
@@ -109,7 +120,7 @@ class Known(Backbone):
 def heads(path: str, count: int, args: argparse.Namespace) -> Callable[[], None]:
     """Decoders and heads of K detectors, on features that are there."""
     keep_freed_memory()
-    models, images = detectors(path, count, args.device), sample(args)
+    models, images = list(detectors(path, count, args)), sample(args)
     for model in models:
         pixels = model.preprocess_image(images).tensor
         model.backbone.bottom_up = Known(model.backbone.bottom_up, pixels)
@@ -133,6 +144,7 @@ def compare(path: str, count: int, args: argparse.Namespace) -> dict[str, Any]:
     least = seconds["trunk"] + seconds["heads"]
     cpu = {name: statistics.median(side.cpu) for name, side in found.items()}
     return {
+        "proposals a detector": count_proposals(path, args),
         **{f"seconds, {name}": found[name].summary() for name in SIDES},
         "seconds, limit (trunk + heads)": least,
         "times limit: composed": seconds["composed"] / least,
@@ -153,12 +165,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=640, help="side of the image in pixels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", type=int, nargs="+", default=list(TASKS), help="values of K")
+    parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS))
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     quiet()
     results = {}
-    for name, path in DETECTORS.items():
+    for name in args.detectors:
         for count in args.tasks:
+            path = DETECTORS[name]
             found = results[f"{name}, K = {count}"] = compare(path, count, args)
             print(
                 f"{name}, K = {count}: composed {found['seconds, composed']['median']:.2f} s, "

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from det_transfer.engine.hooks import peak_memory
 from det_transfer.engine.launch import quiet
 
-__all__ = ["Turns", "machine", "take_turns"]
+__all__ = ["Turns", "machine", "machine_rates", "settle", "take_turns"]
 
 Step = Callable[[], None]
 
@@ -98,6 +99,50 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def machine_rates(device: str = "cpu", size: int = 2048, repeats: int = 7) -> dict[str, float]:
+    """What bounds a step: GFLOP a second of matrix products, GB a second of copies; medians."""
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        seconds = _median_seconds(lambda a=a, b=b: a @ b, device, repeats)
+        rates[f"GFLOP/s of {str(dtype).removeprefix('torch.')} products"] = 2e-9 * size**3 / seconds
+    source = torch.zeros(64 * size, size // 2, device=device)  # larger than any cache
+    target = torch.empty_like(source)
+    seconds = _median_seconds(lambda: target.copy_(source), device, repeats)
+    rates["GB/s of copies"] = 2e-9 * source.nbytes / seconds  # read and written
+    return rates
+
+
+def _median_seconds(step: Step, device: str, repeats: int) -> float:
+    taken = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[2:])
+
+
+@torch.no_grad()
+def settle(model: nn.Module, forward: Step) -> None:
+    """Give every norm that `forward` runs the statistics of what it is given.
+
+    With those of random weights features grow by orders of magnitude, boxes leave the image, and
+    heads are timed on next to none of them.
+    """
+
+    def measure(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
+
+    norms = [module for module in model.modules() if hasattr(module, "running_var")]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    forward()
+    for hook in hooks:
+        hook.remove()
 
 
 def _cpu() -> str:

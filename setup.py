@@ -30,6 +30,7 @@ setup(
     install_requires=[
         "hotcoco",
         "jinja2",
+        "jsonschema",
         "matplotlib",
         "numpy",
         "pillow",

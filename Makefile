@@ -9,7 +9,7 @@ lock := UV_CUSTOM_COMPILE_COMMAND="make lock (for Linux, CPython 3.10 and later)
 	--universal --python-version 3.10 --generate-hashes --no-emit-index-url $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format lock benchmark results api clean
+.PHONY: help setup quickstart test test-slow fuzz faults lint format lock benchmark results api clean
 
 help: ## list the targets
 	@echo "make TARGET [ARGS='options for the program'] [PYTHON=python3.12: which Python makes $(VENV)]"
@@ -26,6 +26,12 @@ test: setup ## the tests, without the slow ones, on all cores (at most 8)
 
 test-slow: setup ## the slow tests alone
 	@$(run) -m pytest -m slow $(ARGS)
+
+fuzz: setup ## 10,000 damaged files for each reader: none ends in a traceback or a hang (an hour)
+	@FUZZ_CASES=10000 $(run) -m pytest -n auto --maxprocesses 8 tests/fuzz $(ARGS)
+
+faults: setup ## twenty kills, full disks, lost processes, damaged and hostile files (minutes)
+	@FAULT_KILLS=20 $(run) -m pytest -rP tests/faults $(ARGS)
 
 lint: setup ## what ruff has to say
 	@$(run) -m ruff check

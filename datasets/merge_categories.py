@@ -9,13 +9,13 @@ new one: ``{"cat": "animal", "dog": "animal", "car": "car"}``.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from coco_to_lvis import read_all, write_all
 
+from det_transfer.documents import read_json
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError, nearest, raise_all
 
@@ -52,10 +52,7 @@ def by_supercategory(categories: list[dict[str, Any]]) -> dict[str, str]:
 
 def by_mapping(categories: list[dict[str, Any]], file: Path) -> dict[str, str]:
     """Old name -> new name from a json file. Raises: UserError where it does not fit."""
-    try:
-        groups = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--mapping {file} cannot be read: {error}") from error
+    groups = read_json(file, "--mapping")
     if not isinstance(groups, dict) or not all(isinstance(v, str) for v in groups.values()):
         raise UserError(f"--mapping {file} is not a json object from old names to new ones")
     names = [str(category["name"]) for category in categories]

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from coco_json import (
     IMAGE_SUFFIXES,
     Collector,
@@ -29,6 +28,7 @@ from coco_json import (
 )
 from tqdm import tqdm
 
+from det_transfer.documents import read_yaml
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
 
@@ -160,10 +160,7 @@ class DataFile:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
+        content = read_yaml(path)
         if not isinstance(content, dict) or "names" not in content:
             raise UserError(f"{path} is no data.yaml: it has no names")
         if content.get("kpt_shape"):

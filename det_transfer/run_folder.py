@@ -11,9 +11,9 @@
     report.html       the page made of all this
     model_*.pth       checkpoints
 
-This file knows names and formats and needs NumPy alone, so that a page can be made from a run
-folder on a machine that has neither torch nor Detectron2. Whatever is written goes to a temporary
-name first and is renamed: a file that is there is whole.
+This file knows names and formats, so that a page can be made from a run folder on a machine that
+has neither torch nor Detectron2. Whatever is written goes to a temporary name first and is renamed:
+a file that is there is whole.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .documents import read_json
 
 __all__ = [
     "CONFIG",
@@ -137,23 +140,37 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
 def read_metrics(run: str | os.PathLike) -> list[dict[str, float]]:
     """The rows of ``metrics.json`` in the order of iterations, the last word on each.
 
     A resumed run writes an iteration again; a killed one may leave half a line, which is skipped.
+    So is what is no number.
     """
     rows: dict[int, dict[str, float]] = {}
     path = Path(run) / METRICS
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            row = _numbers(line)
+            if "iteration" in row:
                 rows.setdefault(int(row["iteration"]), {}).update(row)
     return [rows[i] for i in sorted(rows)]
+
+
+def _numbers(line: str) -> dict[str, float]:
+    """What a line of ``metrics.json`` says in numbers; NaN is one, a loss may become it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    numbers = {k: v for k, v in row.items() if _is_number(v)} if isinstance(row, dict) else {}
+    if not math.isfinite(numbers.get("iteration", 0)):
+        return {}
+    return numbers
+
+
+def _is_number(value: Any) -> bool:
+    # A larger integer does not become a float.
+    return isinstance(value, float) or (type(value) is int and abs(value) < 1e300)
 
 
 def flat_metrics(results: Any, prefix: str = "") -> dict[str, float]:

@@ -58,7 +58,7 @@ def test_misspelt_key_in_a_base_file(tmp_path):
         ("SOLVER:\n  MAX_ITER: many\n", "MAX_ITER"),
         ("a: [\n", "cannot be read"),
         ("just words\n", "cannot be read"),
-        ("_BASE_: nowhere.yaml\n", "cannot be read"),
+        ("_BASE_: nowhere.yaml\n", r"its base \S*nowhere.yaml does not exist"),
     ],
 )
 def test_broken_files(tmp_path, text, expected):

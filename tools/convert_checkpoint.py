@@ -15,13 +15,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 import det_transfer
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
 from det_transfer.reuse import adapters_of, merge_adapters, save_adapters, trunk_of
-from det_transfer.run_folder import replacing
+from det_transfer.reuse.slim import write_checkpoint
 
 
 def main(args: argparse.Namespace) -> None:
@@ -43,8 +41,7 @@ def _write_full(loaded, target: Path) -> str:
             f"e.g. of {name}: {reason}; --adapters writes them as they are"
         )
     state = loaded.model.state_dict()
-    with replacing(target) as temporary:
-        torch.save({"model": state}, temporary)
+    write_checkpoint(target, {"model": state})
     return f"{len(state)} tensors" + (f", {count} adapters merged," if count else "")
 
 

@@ -17,7 +17,6 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake, or nothing could be
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from det_transfer.classification import load_head
 from det_transfer.composition import ENDINGS, LOADERS, load_composition
+from det_transfer.documents import read_json
 from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched
 from det_transfer.errors import UserError, raise_all
@@ -92,10 +92,10 @@ def ids_of_json(
     path: str, sources: Sequence[Source], classes: Sequence[str]
 ) -> tuple[dict[str, int], list[int]]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path, "--ids")
         images = {image["file_name"]: image["id"] for image in content["images"]}
         categories = {category["name"]: category["id"] for category in content["categories"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"--ids {path} is no json in COCO format: {error!r}") from error
     unknown = [source.name for source in sources if source.name not in images]
     missing = [name for name in classes if name not in categories]

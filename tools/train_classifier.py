@@ -9,7 +9,8 @@
     python tools/train_classifier.py --config-file ... --eval-only \\
         MODEL.WEIGHTS output/first/model_final.pth
 
-Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or command line.
+Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or command line, 3
+the machine gave out (memory, disk, a process was killed): --resume goes on.
 """
 
 import argparse

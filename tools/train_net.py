@@ -8,7 +8,8 @@
     python tools/train_net.py --config-file configs/quickstart.yaml --dry-run  # what it would cost
     torchrun --nproc-per-node 8 tools/train_net.py --config-file configs/frozen_cascade_lvis.yaml
 
-Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or command line.
+Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in config, files or command line, 3
+the machine gave out (memory, disk, a process was killed): --resume goes on.
 """
 
 import argparse

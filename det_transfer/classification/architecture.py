@@ -6,11 +6,12 @@ of it in :mod:`.classifier`, and it lies in every checkpoint as plain values.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, raise_all
+from ..formats import ARCHITECTURE, check
 
 __all__ = ["POOL5", "Architecture", "Channels", "Layer", "Reading", "deepen", "grow", "widen"]
 
@@ -140,7 +141,12 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
-        """What :meth:`as_dict` gave."""
+        """What :meth:`as_dict` gave.
+
+        Raises:
+            UserError: all in which it is not such a description
+        """
+        check(values, ARCHITECTURE, "the description of a classifier")
 
         def layers(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Layer]:
             return {
@@ -154,7 +160,7 @@ class Architecture:
                 for name, layer in found.items()
             }
 
-        return cls(
+        net = cls(
             values["network"],
             dict(values["options"]),
             values["pool5"],
@@ -168,6 +174,26 @@ class Architecture:
             # None in checkpoints of before there were any.
             {name: Channels(**found) for name, found in values.get("columns", {}).items()},
         )
+        raise_all(f"the description of a classifier: {said}" for said in net._contradictions())
+        return net
+
+    def _contradictions(self) -> Iterator[str]:
+        """In what this cannot be a network: names that fit nowhere, and layers that read above."""
+        for table in (self.layers, self.classifiers, self.columns):
+            yield from (f"{k} is called {v.name}" for k, v in table.items() if k != v.name)
+        placed = [name for level in self.levels for name in level]
+        if sorted(placed) != sorted(self.layers):
+            yield f"its levels hold {', '.join(placed)}; its layers are {', '.join(self.layers)}"
+            return
+        below = list(self.base)
+        readers = [[self.layers[name] for name in level] for level in self.levels]
+        for level in (*readers, self.classifiers.values()):
+            for layer in level:
+                strange = [name for name in layer.inputs if name not in below]
+                if strange or not layer.inputs:
+                    words = f"{', '.join(strange)}, which is not below it" if strange else "nothing"
+                    yield f"{layer.name} reads {words}"
+            below += [layer.name for layer in level]
 
     def __str__(self) -> str:
         """E.g. "alexnet: FC6 4096; FC7 4096, FC7+ 2048"."""

@@ -191,5 +191,11 @@ def _check(path: Path, content: str, expected: str | None) -> None:
 def _read_sums(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    pairs = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
-    return {name: value for value, name in pairs}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return {name: value for value, name in (line.split(maxsplit=1) for line in lines)}
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not as it was written, a checksum and a name a line: put it back, or give "
+            "the plan another output"
+        ) from error

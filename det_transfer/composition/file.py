@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from .. import run_folder
-from ..errors import UserError, raise_all
+from ..documents import read_yaml
+from ..errors import raise_all
 
 __all__ = ["ENDINGS", "INPUT_KEYS", "Composition", "read_composition", "size_problems"]
 
@@ -65,10 +66,7 @@ def read_composition(path: str | os.PathLike) -> Composition:
     Raises:
         UserError: all that is wrong with it
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"composition {path} cannot be read: {error}") from error
+    content = read_yaml(path, "composition")
     raise_all(f"composition {path}: {problem}" for problem in _problems(content))
     folder = Path(path).resolve().parent
     tasks = {

@@ -1,13 +1,14 @@
 """From a YAML and a command line to a config that knows where its values come from."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
+from fvcore.common.config import BASE_KEY
 
+from ..documents import read_yaml
 from ..errors import UserError, nearest, raise_all
 from .keys import add_det_transfer_config
 
@@ -48,6 +49,12 @@ def load_config(config_file: str | None, opts: Sequence[str] = ()) -> Config:
     on_command_line = dict(zip(opts[::2], opts[1::2], strict=True))
     _check_keys(on_command_line, known, "command line")
     _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
+    now = dict(leaves(cfg))
+    raise_all(  # which yacs takes for a value of any kind
+        f"config key {key} is empty; its default is {known[key]!r}"
+        for key in (*in_file, *on_command_line)
+        if now.get(key, "") is None and known.get(key) is not None
+    )
     return Config(
         cfg=cfg,
         from_file=from_file,
@@ -56,31 +63,61 @@ def load_config(config_file: str | None, opts: Sequence[str] = ()) -> Config:
     )
 
 
+_LONGEST = 500  # characters of an error that quotes values
+
+
 def _read_yaml(config_file: str) -> dict[str, Any]:
-    if not Path(config_file).is_file():
-        raise UserError(f"config file {config_file} does not exist")
+    _check_files(config_file)
     try:
         loaded = CfgNode.load_yaml_with_base(config_file)
-    except (yaml.YAMLError, OSError, AssertionError, TypeError) as error:
+    except (AssertionError, TypeError) as error:
         raise UserError(f"config file {config_file} cannot be read: {error}") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"config file {config_file} cannot be read: it holds no keys")
     # Old Detectron2 files are renamed on merging, so only current ones can be checked by key.
     return dict(leaves(loaded)) if loaded.get("VERSION", 2) == 2 else {}
+
+
+def _check_files(file: str, above: tuple[str, ...] = (), what: str = "config file") -> None:
+    """See that a config and its bases, where fvcore looks for them, can be read.
+
+    They are plain values after that: fvcore would let a tag of Python run code.
+    """
+    content = read_yaml(file, what)
+    if not isinstance(content, dict):
+        raise UserError(f"config file {file} cannot be read: it holds no keys")
+    version = content.get("VERSION", 2)
+    if type(version) is not int or version not in (1, 2):
+        raise UserError(f"config file {file}: VERSION is {version!r}; it can be 1 or 2")
+    odd = [key for key in content if not isinstance(key, str)]
+    if odd:
+        raise UserError(f"config file {file} cannot be read: {odd[0]!r} is no name of a key")
+    bases = content.get(BASE_KEY, [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise UserError(f"config file {file}: {BASE_KEY} is {base!r}, no path")
+        path = os.path.normpath(os.path.join(os.path.dirname(file), os.path.expanduser(base)))
+        if path in (file, *above):
+            raise UserError(f"config file {file}: its {BASE_KEY} {base} has it as a base itself")
+        if not base.startswith(("https://", "http://")):
+            _check_files(path, (file, *above), f"config file {file}: its base")
 
 
 def _merge(cfg: CfgNode, source: str, merge) -> None:
     try:
         merge()
-    except (ValueError, KeyError, AssertionError) as error:
-        raise UserError(f"{source}: {error}") from error
+    # yacs and Detectron2's upgrade of old configs; the last two where a value is of another kind.
+    except (ValueError, KeyError, AssertionError, AttributeError, TypeError) as error:
+        said = str(error)
+        said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+        raise UserError(f"{source}: {said}") from error
 
 
 def _check_keys(found: dict[str, Any], known: dict[str, Any], source: str) -> None:
     problems = []
-    for key in found:
-        is_group = any(name.startswith(key + ".") for name in known)
-        if key in known or is_group:
+    for key, value in found.items():
+        inside = [name for name in known if name.startswith(key + ".")]
+        if inside and not isinstance(value, dict):
+            problems.append(f"{source}: {key} is a group of keys, such as {inside[0]}; not a value")
+        if inside or key in known:
             continue
         near = nearest(key, known) or [k for k in known if k.endswith("." + key.split(".")[-1])]
         hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""

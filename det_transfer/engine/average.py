@@ -9,6 +9,7 @@ from detectron2.engine import HookBase
 from torch import Tensor, nn
 
 from .checkpoint import TransferCheckpointer
+from .hooks import last_iteration
 
 __all__ = ["WeightAverage"]
 
@@ -58,7 +59,9 @@ class WeightAverage(HookBase):
     def after_train(self) -> None:
         if self.checkpointer is not None and self.trainer.iter + 1 >= self.trainer.max_iter:
             with self.applied():
-                self.checkpointer.save("model_final_ema", tag=False, iteration=self.trainer.iter)
+                self.checkpointer.save(
+                    "model_final_ema", tag=False, iteration=last_iteration(self.trainer)
+                )
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
@@ -29,7 +28,8 @@ from ..reuse import (
     read_weights,
     trunk_of,
 )
-from ..reuse.slim import check_frozen, frozen_entry, is_slim, split, write_frozen
+from ..reuse.files import BrokenFileError
+from ..reuse.slim import check_frozen, frozen_entry, is_slim, split, write_checkpoint, write_frozen
 from ..run_folder import replacing
 
 __all__ = ["TransferCheckpointer", "find_checkpoint"]
@@ -97,6 +97,27 @@ class TransferCheckpointer(DetectionCheckpointer):
         self.trunk_report: LoadReport | None = None
         self._all_needed = ""  # why every tensor must be found, "" where some may be missing
 
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As its base; where a run's last checkpoint is broken, the error names the one before."""
+        try:
+            return super().resume_or_load(path, resume=resume)
+        except BrokenFileError as error:
+            if not (resume and self.has_checkpoint()):
+                raise
+            raise UserError(f"{error}; {self._before_last()}") from error
+
+    def _before_last(self) -> str:
+        folder = Path(self.save_dir)
+        last = folder / "last_checkpoint"
+        named = last.read_text().strip()
+        numbered = sorted(p.name for p in folder.glob("model_[0-9]*.pth") if p.name != named)
+        if not numbered:
+            return f"there is no checkpoint before it: start anew in another folder than {folder}"
+        return (
+            f"the checkpoint before it is {numbered[-1]}: write this name into {last}, and "
+            "--resume goes on from there"
+        )
+
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Save under a temporary name and rename: a checkpoint that is there is whole.
 
@@ -110,8 +131,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         content |= {"preprocessing": self._input.as_dict(), **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
+        write_checkpoint(path, content)
         if tag:
             self.tag_last_checkpoint(os.path.basename(path))
 

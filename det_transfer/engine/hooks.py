@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
@@ -35,6 +35,7 @@ from tqdm import tqdm
 from .. import run_folder
 
 __all__ = [
+    "PeriodicCheckpointer",
     "ProgressBar",
     "RunRecord",
     "SameStatistics",
@@ -212,6 +213,20 @@ class RunRecord(HookBase):
     def _write(self) -> None:
         if comm.is_main_process():
             run_folder.write_json(self._path, self._content)
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """Detectron2's, which writes the last iteration's weights twice: numbered, then as final.
+
+    A run that was killed between the two has nothing left to train when it is resumed, and writes
+    the second then.
+    """
+
+    def before_train(self) -> None:
+        super().before_train()
+        final = os.path.join(self.checkpointer.save_dir, "model_final.pth")
+        if self.trainer.start_iter >= self.max_iter and not os.path.exists(final):
+            self.checkpointer.save("model_final", iteration=self.max_iter - 1)
 
 
 def last_iteration(trainer: TrainerBase) -> int:

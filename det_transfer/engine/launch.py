@@ -18,9 +18,10 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..errors import UserError, own_words
 from .allocator import keep_freed_memory
+from .faults import explain
 from .selection import EarlyStop
 
-__all__ = ["USER_ERROR", "launch", "quiet", "run"]
+__all__ = ["MACHINE_FAULT", "USER_ERROR", "launch", "quiet", "run"]
 
 # What torch says of Detectron2's code, of which a user can do nothing.
 _NOISY_LOGGERS = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
@@ -30,26 +31,41 @@ _NOISY_WARNINGS = (
     "`broadcast_buffers` is deprecated",  # its successor is too new for our floor
 )
 
-USER_ERROR = 2  # exit code of a user's mistake; a bug of ours is a traceback and exit code 1
+# Exit codes; of a bug of ours it is 1, after a traceback.
+USER_ERROR = 2
+MACHINE_FAULT = 3  # memory, disk or a process gave out: the same command may go well again
 
 
 def run(main: Callable[..., object], *args: object) -> int:
-    """Call `main`; say a user's mistake on stderr in plain lines. Returns the exit code."""
+    """Call `main`; say a mistake of the user or a fault of the machine on stderr in plain lines.
+
+    Returns:
+        the exit code
+    """
     quiet()
     keep_freed_memory()
     try:
         main(*args)
     except UserError as error:
         if comm.is_main_process():
-            sys.stdout.flush()
-            print(f"error: {own_words(error)}", file=sys.stderr)  # noqa: T201
+            _say(f"error: {own_words(error)}")
         return USER_ERROR
-    except ProcessExitedException as error:  # a process of ours has said what was wrong
-        return error.exit_code
     except KeyboardInterrupt:
-        print("stopped by hand", file=sys.stderr)  # noqa: T201
+        _say("stopped by hand")
         return 130
+    except Exception as error:
+        if said := explain(error):
+            _say(f"error: {said}")
+            return MACHINE_FAULT
+        if isinstance(error, ProcessExitedException):  # it has said itself what was wrong
+            return error.exit_code
+        raise
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    print(text, file=sys.stderr)  # noqa: T201
 
 
 def quiet() -> None:
@@ -58,8 +74,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in _NOISY_WARNINGS:
         warnings.filterwarnings("ignore", message=re.escape(message))
-    # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake, and where a run
-    # ends early as it was told to, that is noise.
+    # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake, a fault of the
+    # machine, and where a run ends early as it was told to, that is noise.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_a_bug)
 
 
@@ -109,4 +125,5 @@ def _under_torchrun(main: Callable, args: argparse.Namespace, timeout: timedelta
 
 
 def _is_a_bug(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError | EarlyStop))
+    error = record.exc_info[1] if record.exc_info else None
+    return not (error and (isinstance(error, UserError | EarlyStop) or explain(error)))

@@ -27,8 +27,17 @@ from ..errors import UserError, own_words
 from ..reuse import frozen_tensors, reuse_table
 from .average import WeightAverage
 from .checkpoint import TransferCheckpointer
+from .faults import StepTooLargeError, explain, out_of_memory, shown_batch
 from .guard import FrozenGuard
-from .hooks import RunRecord, SameStatistics, SeedEachStep, last_iteration, progress_bar, writers
+from .hooks import (
+    PeriodicCheckpointer,
+    RunRecord,
+    SameStatistics,
+    SeedEachStep,
+    last_iteration,
+    progress_bar,
+    writers,
+)
 from .optimizer import build_optimizer
 from .precision import AUTO, autocast, choose, precision_of
 from .selection import EarlyStop, KeepBest
@@ -84,6 +93,19 @@ class StepTrainer(SimpleTrainer):
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        try:
+            self._take_step(batch, data_time)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            more = 2 * self.accumulate
+            raise StepTooLargeError(
+                f"at iteration {self.iter}; the batch was {shown_batch(batch)}. Lower "
+                f"SOLVER.IMS_PER_BATCH, or keep it and set SOLVER.ACCUMULATE {more}; smaller "
+                "images (INPUT.MAX_SIZE_TRAIN) and SOLVER.AMP.ENABLED True help too"
+            ) from error
+
+    def _take_step(self, batch: list[dict], data_time: float) -> None:
         self.optimizer.zero_grad()
         parts = [batch[k :: self.accumulate] for k in range(self.accumulate)]
         means: dict[str, torch.Tensor] = {}
@@ -122,12 +144,11 @@ class StepTrainer(SimpleTrainer):
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if finite.item():
             return
-        files = [str(sample.get("file_name", sample.get("image_id"))) for sample in batch]
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
         values = values or "the proposals are not"
         raise UserError(
             f"the loss is not finite at iteration {self.iter} ({values}); the batch was "
-            f"{', '.join(files)}. Most often SOLVER.BASE_LR is too high (SOLVER.CLIP_GRADIENTS "
+            f"{shown_batch(batch)}. Most often SOLVER.BASE_LR is too high (SOLVER.CLIP_GRADIENTS "
             "helps) or a box of these images is broken; checkpoints are as they were"
         )
 
@@ -261,9 +282,7 @@ class TransferTrainer(DefaultTrainer):
             # On every process, and before the checkpointer, which must not save what has changed.
             result.append(FrozenGuard(model, self.record, cfg.SOLVER.CHECKPOINT_PERIOD))
         if comm.is_main_process():
-            result.append(
-                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
-            )
+            result.append(PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
         # After the checkpointer: where evaluation fails, the weights are there to look at.
         result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._test_and_keep))
         result += [self.selection] if self.selection else []
@@ -339,7 +358,7 @@ class TransferTrainer(DefaultTrainer):
             self.record.ended("failed", own_words(error))
             raise
         except BaseException as error:
-            self.record.ended("failed", f"{type(error).__name__}: {error}")
+            self.record.ended("failed", explain(error) or f"{type(error).__name__}: {error}")
             if "deterministic" in str(error) and torch.are_deterministic_algorithms_enabled():
                 first = str(error).split(". ")[0]  # torch names the operation
                 raise UserError(f"{first}; train it with DETERMINISTIC False") from error

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import raise_all
+from ..formats import BY_DATASET, COLLECTED_CONFIG, FINISHED_RUN, check, misfits
 from ..run_folder import CONFIG, RUN, read_json, read_metrics
 from .conditions import machine as described
 from .conditions import relative, shown, versions
@@ -106,9 +107,10 @@ def _problems(folder: Path) -> Iterable[str]:
         yield f"{folder} has no {missing}: it is not a run folder of tools/train_net.py"
         return
     record = read_json(folder / RUN)
-    if record["status"] != "finished":
+    check(record, {"type": "object"}, str(folder / RUN))
+    if record.get("status") != "finished":
         yield (
-            f"{folder} is not finished (its status is {record['status']}): continue it with "
+            f"{folder} is not finished (its status is {record.get('status')}): continue it with "
             "tools/train_net.py --resume, or leave it out"
         )
     elif not record.get("results"):
@@ -116,6 +118,10 @@ def _problems(folder: Path) -> Iterable[str]:
             f"{folder} has no evaluation in its {RUN}: name a dataset in DATASETS.TEST before the "
             "run ends, or leave it out"
         )
+    else:
+        yield from (f"{folder / RUN}: {said}" for _, said in misfits(record, FINISHED_RUN))
+        config = read_config(folder)
+        yield from (f"{folder / CONFIG}: {said}" for _, said in misfits(config, COLLECTED_CONFIG))
 
 
 # One run -----------------------------------------------------------------------------------------
@@ -154,6 +160,7 @@ def _results(found: Mapping[str, Any], datasets: Sequence[str]) -> dict[str, dic
     Detectron2 leaves the dataset's level out where there is one dataset.
     """
     by_dataset = {datasets[0]: found} if len(datasets) == 1 else found
+    check(by_dataset, BY_DATASET, f"{RUN}: results")
     return {
         dataset: {
             task: {name: value for name, value in metrics.items() if not name.startswith("AP-")}

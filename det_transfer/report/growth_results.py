@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..formats import FINISHED_RUN, check
 from ..run_folder import CONFIG, RUN, read_json
 from .conditions import machine as described
 from .conditions import relative, shown, versions
@@ -76,7 +77,9 @@ def _record(run: Path) -> dict[str, Any]:
     missing = [name for name in (RUN, CONFIG) if not (run / name).is_file()]
     if missing:
         raise UserError(f"{run} has no {missing[0]}: results.csv names a run that is not there")
-    return read_json(run / RUN)
+    record = read_json(run / RUN)
+    check(record, FINISHED_RUN, str(run / RUN))
+    return record
 
 
 def _row(

@@ -143,7 +143,7 @@ def heat(text: str, share: float) -> Cell:
 
 
 def render(page: Page) -> str:
-    """The whole file."""
+    """The whole file. Half a surrogate pair, which json can hold and UTF-8 cannot, becomes "?"."""
     environment = Environment(
         loader=PackageLoader("det_transfer.report"),
         autoescape=True,
@@ -153,4 +153,5 @@ def render(page: Page) -> str:
     )
     environment.tests["text"] = lambda part: isinstance(part, str)
     environment.tests["cell"] = lambda value: isinstance(value, Cell)
-    return environment.get_template("page.html").render(page=page)
+    text = environment.get_template("page.html").render(page=page)
+    return text.encode("utf-8", "replace").decode("utf-8")

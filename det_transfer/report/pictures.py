@@ -1,12 +1,12 @@
 """Predicted images: the ground truth on the left, what the detector saw on the right."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..documents import read_json
 from ..run_folder import eval_folder, prediction_parts, read_predictions, replacing
 from .drawing import Shape, annotated, beside
 
@@ -35,7 +35,7 @@ def draw_predictions(
     Returns:
         the written files; empty where the run has no predictions
     """
-    content = json.loads(Path(json_file).read_text(encoding="utf-8"))
+    content = read_json(json_file, "annotation file")
     names = {category["id"]: category["name"] for category in content["categories"]}
     images = sorted(content["images"], key=lambda image: image["id"])
     places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)

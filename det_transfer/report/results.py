@@ -94,10 +94,7 @@ def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
     """The json files by name: sets of runs first, then experiments, then everything else."""
     contents = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            contents[path.stem] = read_json(path)
-        except ValueError as error:
-            raise UserError(f"{path} is no json: {error}") from error
+        contents[path.stem] = read_json(path)
         if not isinstance(contents[path.stem], dict):
             raise UserError(f"{path} is no json object, as a file of results is")
     order = [*_DRAWINGS, None]

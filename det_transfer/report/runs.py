@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from .. import run_folder
+from ..documents import read_yaml
 from ..errors import UserError
+from ..formats import FEATURES, RESULTS, RUN, Schema, misfits
 
 __all__ = ["Evaluation", "Run", "read_config", "read_run", "recipe"]
 
@@ -38,6 +39,7 @@ _FREE_KEYS = (
 )
 # What a run of a plan needs is often another run of the same seed: {stage1}/model_final.pth.
 _WEIGHTS_KEY = "MODEL.WEIGHTS"
+_FREQUENCIES = {"r": "r", "c": "c", "f": "f", "": ""}
 _NUMBERS = ("AP", "AP50", "AP75", "AR")
 _ENDINGS = {
     "running": "the run has not ended, or was killed: what it had reached is shown",
@@ -85,20 +87,24 @@ class Evaluation:
         if not path.is_file():
             return []
         rows = []
-        for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
-            if row["task"] == task:
-                measured = {m: float(row[m]) if row[m] else None for m in _NUMBERS}
-                counts = {"id": int(row["id"]), "n_gt": int(row["n_gt"])}
-                rows.append({**row, **counts, **measured})
-        return rows
+        # Broken: no rows.
+        with contextlib.suppress(ValueError, LookupError, TypeError, csv.Error):
+            for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+                if row["task"] == task:
+                    measured = {m: float(row[m]) if row[m] else None for m in _NUMBERS}
+                    counts = {"id": int(row["id"]), "n_gt": int(row["n_gt"])}
+                    words = {"name": str(row["name"]), "frequency": _FREQUENCIES[row["frequency"]]}
+                    rows.append({**row, **counts, **measured, **words})
+            return rows
+        return []
 
     def curves(self) -> dict[str, np.ndarray]:
-        """The arrays of curves.npz; empty where there is none."""
+        """The arrays of curves.npz; empty where there is none, or it is broken."""
         path = self.folder / "curves.npz"
         if not path.is_file():
             return {}
         with (
-            contextlib.suppress(ValueError, zipfile.BadZipFile),  # broken: no curves
+            contextlib.suppress(ValueError, LookupError, EOFError, OSError, zipfile.BadZipFile),
             np.load(path, allow_pickle=False) as content,
         ):
             return dict(content)
@@ -177,7 +183,7 @@ class Run:
 
     def training_classes(self) -> dict[str, tuple[int, int]]:
         """Class name -> images and objects in the training data; empty where it is not known."""
-        with contextlib.suppress(ValueError, KeyError):
+        with contextlib.suppress(ValueError, LookupError, TypeError, csv.Error):
             rows = run_folder.read_train_classes(self.folder)
             return {name: (images, objects) for name, images, objects in rows}
         return {}
@@ -196,7 +202,7 @@ def read_run(folder: str | Path, *, json_file: str = "", images: str = "") -> Ru
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name a run folder, see docs/run_folder.md")
     run = Run(folder)
-    run.record = _json(run, run_folder.RUN)
+    run.record = _json(run, run_folder.RUN, RUN)
     try:
         run.config = read_config(folder)
     except FileNotFoundError:
@@ -209,7 +215,7 @@ def read_run(folder: str | Path, *, json_file: str = "", images: str = "") -> Ru
     if not (run.record or run.config or run.rows or run.evaluations):
         raise UserError(f"{folder} is no run folder: it has no {run_folder.RUN}")
     if (folder / run_folder.FEATURES).is_file():
-        run.features = _json(run, run_folder.FEATURES) or None
+        run.features = _json(run, run_folder.FEATURES, FEATURES) or None
     run.missing = [*_ending(run), *run.missing]
     if not run.rows:
         run.missing.append("metrics.json is missing or empty: no training curves")
@@ -227,23 +233,27 @@ def _ending(run: Run) -> Iterable[str]:
         yield _ENDINGS[run.status] + (f" ({reason})" if reason else "")
 
 
-def _json(run: Run, name: str) -> dict[str, Any]:
-    path = run.folder / name
+def _json(run: Run, name: str, schema: Schema) -> dict[str, Any]:
     try:
-        content = run_folder.read_json(path)
-        if isinstance(content, dict):
-            return content
-        run.missing.append(f"{name} is no json object")
+        content = run_folder.read_json(run.folder / name)
     except FileNotFoundError:
         run.missing.append(f"{name} is missing")
-    except ValueError as error:
+        return {}
+    except UserError as error:
         run.missing.append(f"{name} is broken: {error}")
-    return {}
+        return {}
+    if not isinstance(content, dict):
+        run.missing.append(f"{name} is no json object")
+        return {}
+    for (key, *_), said in misfits(content, schema):
+        if content.pop(key, None) is not None:
+            run.missing.append(f"{name} is not as it should be, so {key} is left out: {said}")
+    return content
 
 
 def _evaluation(run: Run, path: Path, json_file: str, images: str) -> Evaluation:
     relative = str(path.relative_to(run.folder))
-    found = Evaluation(path.parent.name, path.parent, _json(run, relative))
+    found = Evaluation(path.parent.name, path.parent, _json(run, relative, RESULTS))
     found.json_file = _there(run, json_file or found.results.get("json_file"), "annotation file")
     found.image_root = _there(run, images or found.results.get("image_root"), "image folder")
     return found
@@ -267,11 +277,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         UserError: config.yaml is no YAML
     """
     path = Path(folder) / run_folder.CONFIG
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return dict(_leaves(tree or {}))
+    tree = read_yaml(path) or {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no keys")
+    return dict(_leaves(tree))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

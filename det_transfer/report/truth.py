@@ -1,7 +1,6 @@
 """The ground truth of a test set and what a run found in it, as columns."""
 
 import functools
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 from numpy.typing import NDArray
 
 from .. import run_folder
+from ..documents import read_json
 from ..errors import UserError
+from ..segmentations import mask_code
 
 __all__ = ["Found", "Truth", "read_found", "read_truth"]
 
@@ -99,12 +99,11 @@ def read_truth(json_file: str | Path, protocol: str = "coco", *, masks: bool = F
     """
     hook = functools.partial(_lean, masks=masks)
     try:
-        text = Path(json_file).read_text(encoding="utf-8")
-        content = json.loads(text, object_hook=hook)
+        content = read_json(json_file, "annotation file", hook=hook)
         return _columns(content, protocol, masks)
-    except FileNotFoundError as error:
-        raise UserError(f"annotation file {json_file} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"annotation file {json_file} cannot be read: {type(error).__name__}: {error}"
         ) from error
@@ -180,7 +179,7 @@ def read_found(run: str | Path, dataset: str, truth: Truth, *, masks: bool = Fal
         raise UserError(f"{folder} has no predictions; tools/train_net.py --eval-only makes them")
     try:
         columns, rles = _columns_of(parts, masks)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, LookupError, ValueError, TypeError, OSError, EOFError) as error:
         raise UserError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
     images, categories, scores, boxes = (np.concatenate(columns[k]) for k in _FIELDS)
     strange = ~np.isin(images, truth.image_ids), ~np.isin(categories, truth.category_ids)
@@ -227,13 +226,5 @@ def _first_part(found: Found, chunks: Sequence[NDArray]) -> Found:
 
 def mask_codes(truth: Truth) -> list[dict]:
     """The segmentations of the objects as compressed run-length codes."""
-    codes = []
-    for segmentation, image in zip(truth.masks, truth.images.tolist(), strict=True):
-        height, width = truth.sizes[image].tolist()
-        code = segmentation
-        if isinstance(segmentation, list):
-            code = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-        elif isinstance(segmentation["counts"], list):
-            code = mask_util.frPyObjects(segmentation, height, width)
-        codes.append(code)
-    return codes
+    sizes = truth.sizes[truth.images].tolist()
+    return [mask_code(s, *size) for s, size in zip(truth.masks, sizes, strict=True)]

@@ -6,6 +6,9 @@ import hashlib
 import os
 import pickle
 import re
+import struct
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +22,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import UserError, nearest
+from ..formats import CHECKPOINT, Schema, check
 from .preprocessing import EFFICIENTNET_LITE, Preprocessing
-from .slim import join
+from .slim import is_slim, join
 
 __all__ = [
     "KNOWN_FILES",
+    "BrokenFileError",
     "digest",
     "read_checkpoint",
     "tensors_of",
@@ -41,8 +46,28 @@ KNOWN_FILES: dict[str, tuple[Preprocessing, str]] = {
 
 _ONLY_DATA = "a file of weights needs tensors and plain values only; save its state_dict() alone"
 
+# What readers raise on broken or foreign bytes, all told.
+_BROKEN = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    struct.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,  # RecursionError and NotImplementedError too
+    TypeError,
+    ValueError,
+)
+
 # Under which a checkpoint keeps its weights: Detectron2 and fvcore, Lightning, pycls, timm.
 _NESTS = ("model", "state_dict", "model_state", "model_ema", "state_dict_ema")
+
+
+class BrokenFileError(UserError):
+    """A file of weights cannot be read: it is cut off, damaged, or of no known format."""
 
 
 @functools.cache
@@ -91,6 +116,36 @@ def read_checkpoint(path: str | os.PathLike, *, source: str = "") -> dict[str, A
     path, source = Path(path), source or str(path)
     if not path.is_file():
         raise UserError(f"MODEL.WEIGHTS {source} does not exist{_neighbours(path)}")
+    content = _as_detectron2(_load(path, source))
+    # Others may have entries of the same names, of whatever kind.
+    ours = {k: schema for k, schema in CHECKPOINT.items() if _is_ours(content.get(k), schema)}
+    if ours:
+        _check_sums(path, source)
+    for entry, schema in ours.items():
+        check(content[entry], schema, f"MODEL.WEIGHTS {source}: {entry}")
+    beside = path.parent / Path(content["frozen"]["file"]).name if is_slim(content) else None
+    if beside and beside.is_file():
+        return join(content, _as_detectron2(_load(beside, str(beside)))["model"], str(beside))
+    return content
+
+
+def _is_ours(entry: Any, schema: Schema) -> bool:
+    return isinstance(entry, dict) and schema["required"][0] in entry
+
+
+def _check_sums(path: Path, source: str) -> None:
+    """See that no bit has flipped since torch wrote the file; torch itself does not look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, *_BROKEN) as error:
+        damaged = error
+    if damaged:
+        raise BrokenFileError(f"MODEL.WEIGHTS {source} is damaged, by its own checksums: {damaged}")
+
+
+def _load(path: Path, source: str) -> dict[str, Any]:
+    """What a file holds, in the form of whoever wrote it."""
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
@@ -98,24 +153,14 @@ def read_checkpoint(path: str | os.PathLike, *, source: str = "") -> dict[str, A
             content = _read_pickle(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    # What readers raise on broken or foreign bytes, all told.
-    except (
-        pickle.UnpicklingError,
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        OSError,
-    ) as error:
+    except _BROKEN as error:
         reason = _reason(error)
-        raise UserError(f"MODEL.WEIGHTS {source} cannot be read as weights: {reason}") from error
+        raise BrokenFileError(
+            f"MODEL.WEIGHTS {source} cannot be read as weights: {reason}"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"MODEL.WEIGHTS {source} holds a {type(content).__name__}, no state dict")
-    return join(_as_detectron2(content), path)
+    return content
 
 
 def _reason(error: Exception) -> str:

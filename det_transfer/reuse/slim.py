@@ -16,7 +16,15 @@ from ..errors import UserError
 from ..run_folder import replacing
 from .fingerprint import digests, fingerprint
 
-__all__ = ["check_frozen", "frozen_entry", "is_slim", "join", "split", "write_frozen"]
+__all__ = [
+    "check_frozen",
+    "frozen_entry",
+    "is_slim",
+    "join",
+    "split",
+    "write_checkpoint",
+    "write_frozen",
+]
 
 
 def frozen_entry(frozen: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
@@ -45,32 +53,32 @@ def write_frozen(
     """Write the frozen part into a folder, once."""
     path = Path(folder) / entry["file"]
     if not path.exists():
-        with replacing(path) as temporary:
-            torch.save({"model": dict(frozen), **entry}, temporary)
+        write_checkpoint(path, {"model": dict(frozen), **entry})
 
 
-def join(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Complete a slim checkpoint's "model" with the frozen part that lies beside it.
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write it whole or not at all; where the disk is full, the OSError says so."""
+    # torch's own writer, which takes a path, says "iostream error" of that.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def join(content: dict[str, Any], frozen: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Complete a slim checkpoint's "model" with the frozen part.
 
     Args:
-        content: of the file `path`; any other checkpoint passes as it is
+        frozen: what lies beside it, of the file `source`
 
     Returns:
-        a whole checkpoint, whose "frozen" is marked as joined; `content` where no such file is
+        a whole checkpoint, whose "frozen" is marked as joined
 
     Raises:
         UserError: the file beside it holds something else
     """
-    if not is_slim(content):
-        return content
-    entry = content["frozen"]
-    beside = path.parent / entry["file"]
-    if not beside.is_file():
-        return content
-    frozen = torch.load(beside, map_location="cpu", weights_only=True)["model"]
-    check_frozen(frozen, entry, str(beside))
-    whole = {**content["model"], **frozen}
-    return {**content, "model": whole, "frozen": {**entry, "joined": True}}
+    tensors = {name: value for name, value in frozen.items() if isinstance(value, Tensor)}
+    check_frozen(tensors, content["frozen"], source)
+    whole = {**content["model"], **tensors}
+    return {**content, "model": whole, "frozen": {**content["frozen"], "joined": True}}
 
 
 def is_slim(content: Mapping[str, Any]) -> bool:

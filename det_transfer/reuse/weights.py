@@ -226,7 +226,7 @@ def _of_classifier(content: Mapping[str, Any]) -> dict[str, str]:
         return {}
     network, options = (described["architecture"][key] for key in ("network", "options"))
     if network == "timm":
-        return {"architecture": options["name"].split(".")[0]}
+        return {"architecture": str(options.get("name")).split(".")[0]}
     return {"plain": plain_name(network, options)}
 
 

@@ -145,11 +145,11 @@ def test_a_checkpoint_is_whole_or_not_there(train, monkeypatch, tmp_path):
     folder = tmp_path / "run"
     before = (folder / "model_final.pth").read_bytes()
 
-    def full(content, path):
-        path.write_bytes(b"half")
+    def full(content, file):
+        file.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("det_transfer.engine.checkpoint.torch.save", full)
+    monkeypatch.setattr("det_transfer.reuse.slim.torch.save", full)
     with pytest.raises(OSError, match="No space left"):
         trainer.checkpointer.save("model_final")
     assert (folder / "model_final.pth").read_bytes() == before

@@ -68,8 +68,10 @@ KILLED_WHILE_WRITING = """
 import os, pathlib, signal, sys
 import torch
 whole, calls = torch.save, []
-def save(content, path, *args, **kwargs):
-    whole(content, path, *args, **kwargs)
+def save(content, file, *args, **kwargs):
+    whole(content, file, *args, **kwargs)
+    file.flush()
+    path = file.name
     calls.append(path)
     if "{victim}" in str(path) and sum("{victim}" in str(p) for p in calls) == {times}:
         half = pathlib.Path(path).read_bytes()

@@ -135,11 +135,14 @@ def test_an_image_that_two_processes_saw_counts_once(tmp_path):
     assert found.scores.tolist() == [0.5]
 
 
-@pytest.mark.parametrize("text", ["no json", "[]", '{"images": []}'])
-def test_a_broken_annotation_file_is_said(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("no json", "is not json"), ("[]", "cannot be read"), ('{"images": []}', "cannot be read")],
+)
+def test_a_broken_annotation_file_is_said(text, said, tmp_path):
     path = tmp_path / "broken.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=said):
         read_truth(path)
-    with pytest.raises(UserError, match="is missing"):
+    with pytest.raises(UserError, match="does not exist"):
         read_truth(tmp_path / "none.json")

@@ -158,7 +158,7 @@ def test_json_of_another_shape(checkout):
 
 def test_broken_json(checkout):
     (checkout / "docs/results/bad.json").write_text("{")
-    with pytest.raises(UserError, match="is no json"):
+    with pytest.raises(UserError, match="is not json"):
         render(checkout)
 
 

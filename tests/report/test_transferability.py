@@ -344,12 +344,15 @@ def test_a_base_at_chance_is_said(tmp_path):
     ("change", "message"),
     [
         (lambda plan: (plan / FILE).unlink(), "it is not a plan folder"),
-        (lambda plan: (plan / FILE).write_text("{"), "is no json"),
+        (lambda plan: (plan / FILE).write_text("{"), "is not json"),
         (lambda plan: (plan / FILE).write_text("[]"), "is of version None"),
         (lambda plan: edit(plan, version=2), "of version 2; this page reads version 1"),
-        (lambda plan: edit(plan, layers=None), "layers is missing or no list"),
+        (lambda plan: edit(plan, layers=None), "layers: None is not of type 'array'"),
         (lambda plan: edit(plan, runs=[]), "names no run"),
-        (lambda plan: edit(plan, runs=[{"name": "a"}]), "run 0 has no split, seed"),
+        (
+            lambda plan: edit(plan, runs=[{"name": "a"}]),
+            r"runs\[0\]: 'split' is a required property",
+        ),
         (
             lambda plan: edit(plan, first={"name": "random0_baseB_s0"}),
             "there are 2 runs of the name",
@@ -386,7 +389,7 @@ def test_no_finished_run_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("{", "cannot be read (Expecting"),
+        ("{", "is not json: Expecting"),
         ('{"metrics": {"accuracy": {"top1": null}}}', "its accuracy is not a number"),
         ('{"metrics": {"bbox": {}}}', "cannot be read ('accuracy')"),
         (None, "evaluated on nothing, where one test set is expected"),

@@ -201,7 +201,7 @@ def test_nothing_that_can_be_read(call, tmp_path):
         (["IMAGES", "--batch", 0], "error: --batch 0: it must be at least 1"),
         (["IMAGES", "--device", "tpu9"], "error: device 'tpu9':"),
         (["IMAGES", "--weights", "model_x.pth"], "has no model_x.pth; it has model_0000001.pth"),
-        (["IMAGES", "--ids", "nowhere.json"], "--ids nowhere.json is no json in COCO format"),
+        (["IMAGES", "--ids", "nowhere.json"], "--ids nowhere.json does not exist"),
     ],
 )
 def test_mistakes(call, data, words, message):

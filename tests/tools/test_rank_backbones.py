@@ -211,7 +211,7 @@ def test_tested_features_that_are_no_numbers():
         ("image:SHAPES:train", {}, "there is no reader 'image'; there is images"),
         ("images:nowhere:train", {}, "nowhere does not exist"),
         ("images:ONE:", {}, "--data has one class, a: there is nothing to tell apart"),
-        ("boxes:nowhere.json:x", {}, "the file nowhere.json does not exist"),
+        ("boxes:nowhere.json:x", {}, "nowhere.json does not exist"),
         ("boxes:COCO", {"words": ("--shots", 3)}, "--shots 3: it chooses images"),
         ("boxes:COCO", {"backbones": ["random:test_convnext"], "words": ("--size", 96)}, "SEE"),
         ("images:SHAPES:train", {"scores": ["logmee"]}, "--scores logmee: there is logme"),

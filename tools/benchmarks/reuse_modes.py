@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Speed, memory and checkpoints of the modes of reuse, against stock Detectron2.
+"""Speed, memory and checkpoints of the modes of reuse, against stock Detectron2 and torchvision.
 
-R-50 FPN Faster R-CNN, random weights, one made-up batch for all. Each side has a process of its
-own, set up as it would be for training. They take turns, a step each a round, so that whatever else
-the machine does disturbs all alike; medians over rounds.
+R-50 FPN Faster R-CNN, random weights with norms that fit the batch, one made-up batch for all. Each
+side has a process of its own, set up as it would be for training. They take turns, a step each a
+round, so that whatever else the machine does disturbs all alike; medians over rounds. Operations
+are counted by torch; beside what a step achieves stands what the machine's matrix products do.
 
     python tools/benchmarks/reuse_modes.py --output docs/results/benchmark_reuse_modes.json
     python tools/benchmarks/reuse_modes.py --device cuda --batch 16 --size 1024
@@ -26,7 +27,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.events import EventStorage
-from sides import Turns, machine, take_turns
+from sides import Turns, machine, machine_rates, settle, take_turns
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import detection
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from det_transfer.config import load_config
 from det_transfer.data.synthetic import synthetic_batch
@@ -46,10 +51,16 @@ SMALL_RATE = 1e-5  # random weights do not stand the recipe's
 
 @dataclass(frozen=True)
 class Side:
-    """A way of training the detector."""
+    """A way of training the detector.
+
+    Attributes:
+        options: config keys
+        torchvision: instead, the name of torchvision's detector
+    """
 
     precision: str = "fp32"
     options: dict[str, Any] = field(default_factory=dict)
+    torchvision: str = ""
 
 
 OURS = {
@@ -72,6 +83,8 @@ STEPS = {
     "adapters, bf16": Side("bf16", ADAPTERS),
     "finetune, fp32": Side(options=FINETUNE),
     "finetune, bf16": Side("bf16", FINETUNE),
+    "torchvision, frozen, fp32": Side(torchvision="fasterrcnn_resnet50_fpn"),
+    "torchvision v2, frozen, fp32": Side(torchvision="fasterrcnn_resnet50_fpn_v2"),
 }
 TRUNKS = {
     "stock, FREEZE_AT 5, fp32": Side(options=STOCK_FROZEN),
@@ -90,6 +103,8 @@ RATIOS = [
     ("step", "stock, FREEZE_AT 5, fp32", "frozen, fast, fp32"),
     ("step", "stock, FREEZE_AT 5, bf16", "frozen, fast, bf16"),
     ("step", "stock, FREEZE_AT 5, fp32", "frozen, fast, bf16"),
+    ("step", "torchvision, frozen, fp32", "frozen, fast, fp32"),
+    ("step", "torchvision v2, frozen, fp32", "frozen, fast, fp32"),
     ("step", "finetune, fp32", "frozen, fast, fp32"),
     ("step", "finetune, bf16", "frozen, fast, bf16"),
     ("memory", "finetune, fp32", "frozen, fast, fp32"),
@@ -108,22 +123,70 @@ def build(side: Side, args: argparse.Namespace) -> tuple[torch.nn.Module, CfgNod
     if "MODEL.BACKBONE.NAME" in side.options:  # ours, set up as train_net.py does it
         keep_freed_memory()
     cfg = config(side, args.device)
-    return DetectionTrainer.build_model(cfg).train(), cfg
+    model = DetectionTrainer.build_model(cfg).train()
+    batch = synthetic_batch(cfg, args.batch, args.size)
+    settle(model.backbone, lambda: model.backbone(model.preprocess_image(batch).tensor))
+    return model, cfg
 
 
 def training_step(side: Side, args: argparse.Namespace) -> Callable[[], None]:
-    model, cfg = build(side, args)
-    optimizer = build_optimizer(cfg, model)
-    batch = synthetic_batch(cfg, args.batch, args.size)
+    losses, optimizer = (of_torchvision if side.torchvision else of_detectron2)(side, args)
 
     def step() -> None:
         optimizer.zero_grad()
         with EventStorage(), autocast(side.precision, torch.device(args.device)):
-            loss = sum(model(batch).values())
+            loss = sum(losses().values())
         loss.backward()
         optimizer.step()
 
     return step
+
+
+Losses = Callable[[], dict[str, torch.Tensor]]
+
+
+def of_detectron2(side: Side, args: argparse.Namespace) -> tuple[Losses, torch.optim.Optimizer]:
+    model, cfg = build(side, args)
+    batch = synthetic_batch(cfg, args.batch, args.size)
+    return lambda: model(batch), build_optimizer(cfg, model)
+
+
+def of_torchvision(side: Side, args: argparse.Namespace) -> tuple[Losses, torch.optim.Optimizer]:
+    """Its detector as ``trainable_backbone_layers=0`` leaves it where it has pretrained weights."""
+    torch.manual_seed(0)
+    cfg = config(Side(), args.device)
+    sizes = {"min_size": args.size, "max_size": args.size, "num_classes": 81}
+    if side.torchvision == "fasterrcnn_resnet50_fpn":
+        frozen_norms = {"norm_layer": FrozenBatchNorm2d, "trainable_layers": 0}
+        backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, **frozen_norms)
+        model = detection.FasterRCNN(backbone, **sizes)
+    else:
+        make = getattr(detection, side.torchvision)
+        model = make(weights=None, weights_backbone=None, **sizes)
+        model.backbone.body.requires_grad_(False)
+    model = model.to(args.device).train()
+    batch = synthetic_batch(cfg, args.batch, args.size)
+    images = [sample["image"].to(args.device) / 255 for sample in batch]
+    targets = [
+        {
+            "boxes": sample["instances"].gt_boxes.tensor.to(args.device),
+            "labels": sample["instances"].gt_classes.to(args.device) + 1,
+        }
+        for sample in batch
+    ]
+    settle(model.backbone, lambda: model.backbone(torch.stack(images)))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return lambda: model(images, targets), torch.optim.SGD(parameters, SMALL_RATE, momentum=0.9)
+
+
+def operations(args: argparse.Namespace) -> dict[str, float]:
+    """Of one step, a multiply-add counts 2; in whatever precision."""
+    found = {}
+    for name, side in STEPS.items():
+        with FlopCounterMode(display=False) as counter:
+            training_step(side, args)()
+        found[name] = counter.get_total_flops()
+    return found
 
 
 def trunk_forward(side: Side, args: argparse.Namespace) -> Callable[[], None]:
@@ -251,6 +314,8 @@ def main() -> None:
         "step": {name: side.summary() for name, side in steps.items()},
         "memory": {name: side.peak for name, side in steps.items()},
     }
+    counted = operations(args)
+    rates = {n: counted[n] / s.summary()["median"] / 1e9 for n, s in steps.items()}
     saved = {n: checkpoint(STEPS[n], args) for n in ("frozen, fast, fp32", "finetune, fp32")}
     report = {
         "title": "Benchmark: modes of reuse",
@@ -263,6 +328,9 @@ def main() -> None:
             "seconds of a trunk's forward:": measured["trunk"],
             "seconds of a step:": measured["step"],
             "milliseconds of": profile(args),
+            "GFLOP of a step:": {name: count / 1e9 for name, count in counted.items()},
+            "GFLOP a second in a step:": rates,
+            "of the machine:": machine_rates(args.device),
             "peak MB of a process:": {k: v / 1e6 for k, v in measured["memory"].items()},
             "MB of a checkpoint's model:": {k: v["bytes"] / 1e6 for k, v in saved.items()},
             "MB that are trained:": {k: v["trained_bytes"] / 1e6 for k, v in saved.items()},

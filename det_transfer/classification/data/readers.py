@@ -175,10 +175,13 @@ def _listed(name: str, place: "_Folder | Archive", split: str, column: int) -> I
 
 def _text(name: str, place: "_Folder | Archive | None", file: str) -> str:
     """Of a file inside a folder or archive, or elsewhere."""
-    if place is not None and file in place:
-        return place.read(file).decode("utf-8")
-    if Path(file).is_file():
-        return Path(file).read_text(encoding="utf-8")
+    try:
+        if place is not None and file in place:
+            return place.read(file).decode("utf-8")
+        if Path(file).is_file():
+            return Path(file).read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"dataset {name}: the list {file} cannot be read: {error}") from error
     where = f"neither in {place.path} nor a file" if place is not None else "no file"
     raise UserError(f"dataset {name}: the list {file} is {where}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...segmentations import are_numbers, is_run_length, usable_polygons
 from .findings import Finding, Severity, findings_of
 
 __all__ = [
@@ -17,16 +18,13 @@ __all__ = [
     "check_annotations",
     "frequency",
     "image_file",
-    "is_run_length",
     "reference_findings",
-    "usable_polygons",
 ]
 
 # Pixels; what a box may reach out of its image by rounding.
 _ROUNDING = 1.0
 # Pixels; beyond it is no place in an image, and NumPy can still work with it.
 _FARTHEST = 1e9
-_NUMBERS = {int, float}  # not bool, which json tells apart
 
 
 @dataclass
@@ -214,35 +212,11 @@ def _as_array(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
     """(N, 4) float; a row of NaN for what is no box."""
     none = [math.nan] * 4
     boxes = [a["bbox"] for a in annotations]
-    sound = [b if _are_numbers(b, _FARTHEST) and len(b) == 4 else none for b in boxes]
+    sound = [b if are_numbers(b, _FARTHEST) and len(b) == 4 else none for b in boxes]
     return np.array(sound, np.float64).reshape(-1, 4)
 
 
-def _are_numbers(values: Any, farthest: float) -> bool:
-    """Whether it is a list of finite numbers from -`farthest` to `farthest`."""
-    return (
-        isinstance(values, list | tuple)
-        and len(values) > 0
-        and _NUMBERS.issuperset(map(type, values))
-        and -farthest <= min(values)
-        and max(values) <= farthest
-        and math.isfinite(sum(values))  # a NaN that min and max have passed over
-    )
-
-
 # Masks -------------------------------------------------------------------------------------------
-
-
-def usable_polygons(segmentation: Sequence[Any], height: int, width: int) -> list[Sequence[float]]:
-    """Polygons of an even number of finite values, three points at least, near their image.
-
-    Near is twice its longer side. Drawing a mask takes memory with the length of its outline: one
-    NaN, or a point a thousand million pixels away, takes all that the machine has (pycocotools).
-    """
-    farthest = 2 * max(height, width)
-    return [
-        p for p in segmentation if _are_numbers(p, farthest) and len(p) % 2 == 0 and len(p) >= 6
-    ]
 
 
 def _masks(content: dict[str, Any], result: AnnotationCheck) -> dict[str, list[str]]:
@@ -270,18 +244,6 @@ def _mask_problem(segmentation: Any, size: tuple[int, int]) -> str:
     if not usable:
         return "bad polygon"
     return "" if len(usable) == len(segmentation) else "polygon dropped"
-
-
-def is_run_length(code: dict[str, Any], size: tuple[int, int]) -> bool:
-    """Compressed counts are text; plain ones are the lengths of the runs, all pixels together."""
-    counts = code.get("counts")
-    if code.get("size") != list(size):
-        return False
-    if isinstance(counts, list):
-        return {int}.issuperset(map(type, counts)) and (
-            min(counts, default=-1) >= 0 and sum(counts) == size[0] * size[1]
-        )
-    return isinstance(counts, str) and bool(counts)
 
 
 # Files -------------------------------------------------------------------------------------------

@@ -58,6 +58,11 @@ def _is_ids(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_id, value))
 
 
+def _is_flag(value: Any) -> bool:
+    return value is None or isinstance(value, int)
+
+
+_FLAG = (_is_flag, "0 or 1")
 _ID, _SIDE, _FILE = (_is_id, "a 64-bit integer"), (_is_side, "an integer > 0"), (_is_file, "text")
 _IDS = (_is_ids, "a list of integers")
 # What nothing later can work without, where the key is there at all.
@@ -67,7 +72,10 @@ _VALUES = {
         **{"neg_category_ids": _IDS, "not_exhaustive_category_ids": _IDS},
     },
     "categories": {"id": _ID},
-    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID},
+    "annotations": {
+        **{"id": _ID, "image_id": _ID, "category_id": _ID},
+        **{"iscrowd": _FLAG, "ignore": _FLAG},
+    },
 }
 
 

@@ -4,7 +4,6 @@ Detectron2 has a reader for each; its LVIS one knows only the names of the offic
 so that a dataset of one's own in LVIS format cannot be read with it.
 """
 
-import json
 import logging
 import os
 from functools import cached_property
@@ -14,14 +13,11 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from ...errors import UserError, raise_all
+from ...documents import read_json
+from ...errors import raise_all
+from ...segmentations import is_run_length, usable_polygons
 from ..checks import AnnotationCheck, check_annotations, format_problems
-from ..checks.annotations import (
-    image_file,
-    is_run_length,
-    reference_findings,
-    usable_polygons,
-)
+from ..checks.annotations import image_file, reference_findings
 from ..records import Content, content_of_file
 
 __all__ = ["JsonDataset"]
@@ -156,15 +152,9 @@ def read_annotations(json_file: str, what: str = "annotations") -> dict[str, Any
     Raises:
         UserError: the file is missing, no json, or in neither format
     """
-    path = Path(json_file)
-    if not path.is_file():
-        raise UserError(f"{what}: the file {path} does not exist")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{what}: {path} is not json: {error}") from error
+    content = read_json(json_file, f"{what}:")
     problems = list(format_problems(content)) or reference_findings(content)
-    raise_all(f"{what}: {path}: {problem}" for problem in problems)
+    raise_all(f"{what}: {json_file}: {problem}" for problem in problems)
     return content
 
 

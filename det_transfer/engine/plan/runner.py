@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
 from ...errors import UserError
-from ..launch import USER_ERROR
+from ..launch import MACHINE_FAULT, USER_ERROR
 from .spec import Plan, PlannedRun
 from .state import RunState, Status, look_at, remember, write_tables
 
@@ -21,6 +21,7 @@ __all__ = ["LocalSlots", "Outcome", "Slots", "carry_out", "execute", "last_words
 _CONSOLE = "console.txt"  # in a run folder: what the program said
 _LOCK = ".lock"  # in the plan's folder
 _POLL_S = 1.0
+_CODES = {USER_ERROR: "a mistake", MACHINE_FAULT: "a fault of the machine"}
 
 
 class Outcome(NamedTuple):
@@ -173,7 +174,7 @@ def _ended(run: PlannedRun, outcome: Outcome, say: Callable[[str], None]) -> Run
     interrupted = outcome.code in (130, -2)  # by hand
     state = look_at(run)
     if state.status is not Status.FINISHED and not interrupted:
-        code = "a mistake" if outcome.code == USER_ERROR else f"exit code {outcome.code}"
+        code = _CODES.get(outcome.code, f"exit code {outcome.code}")
         remember(run, f"{code}: {outcome.last_words}")
         state = look_at(run)
     say(f"{state.status.value:8} {run.name}{': ' * bool(state.why)}{state.why}")

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
 from ...config import load_config, validate
+from ...documents import read_yaml
 from ...errors import UserError, nearest, raise_all
+from ...formats import PLAN_TEMPLATE, misfits
 
 __all__ = ["Plan", "PlannedRun", "Section", "read_plan"]
 
@@ -164,10 +165,7 @@ def _first_of(names: Sequence[str]) -> str:
 
 
 def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"plan {path} cannot be read: {error}") from error
+    content = read_yaml(path, "plan")
     if not isinstance(content, dict):
         raise UserError(f"plan {path} holds no keys")
     problems = list(_key_problems(content, (*_PLAN_KEYS, *sections), f"plan {path}"))
@@ -192,13 +190,7 @@ def _key_problems(content: Any, known: Sequence[str], where: str) -> Iterator[st
         if key not in known:
             near = nearest(str(key), known) or known
             yield f"{where}: there is no key {key}; there is {', '.join(near)}"
-    kinds = {"options": dict, "grid": dict, "seeds": list, "exclude": list}
-    for key, kind in kinds.items():
-        if not isinstance(content.get(key, kind()), kind):
-            yield f"{where}: {key} is not a {'mapping' if kind is dict else 'list'}"
-    for axis, entries in (content.get("grid") or {}).items():
-        if not isinstance(entries, dict) or not entries:
-            yield f"{where}: grid {axis} is not a mapping from labels to options"
+    yield from (f"{where}: {said}" for _, said in misfits(content, PLAN_TEMPLATE))
 
 
 # Expanding ---------------------------------------------------------------------------------------
@@ -212,7 +204,7 @@ def _drafts(content: Mapping[str, Any]) -> Iterator[_Draft]:
         return
     for name, template in templates.items():
         template = dict(template or {})
-        options = {**common.get("options", {}), **template.pop("options", {})}
+        options = {**(common.get("options") or {}), **(template.pop("options", None) or {})}
         yield from _expand(str(name), {**common, **template, "options": options})
 
 

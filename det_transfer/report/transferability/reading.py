@@ -12,6 +12,7 @@ from typing import Any
 
 from ... import run_folder
 from ...errors import UserError, raise_all
+from ...formats import TRANSFERABILITY, check
 from ..runs import Run
 
 __all__ = ["FILE", "KINDS", "TREATMENTS", "Experiment", "TransferRun", "read_experiment"]
@@ -151,19 +152,11 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} has no {FILE}: it is not a plan folder of tools/run_transferability.py"
         )
-    try:
-        content = run_folder.read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path} is no json: {error}") from error
-    kinds = {"title": str, "layers": list, "splits": dict, "runs": list}
+    content = run_folder.read_json(path)
     if not isinstance(content, dict) or content.get("version") != VERSION:
         found = content.get("version") if isinstance(content, dict) else None
         raise UserError(f"{path} is of version {found}; this page reads version {VERSION}")
-    raise_all(
-        f"{path}: {key} is missing or no {kind.__name__}: start tools/run_transferability.py again"
-        for key, kind in kinds.items()
-        if not isinstance(content.get(key), kind)
-    )
+    check(content, TRANSFERABILITY, str(path))
     if not content["runs"]:
         raise UserError(f"{path} names no run")
     return content
@@ -179,11 +172,8 @@ def _problems(
     names = [entry.get("name") for entry in entries]
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield f"{path}: there are {names.count(name)} runs of the name {name}"
-    for k, entry in enumerate(entries):
-        missing = [key for key in _KEYS if key not in entry]
-        if missing:
-            yield f"{path}: run {k} has no {', '.join(missing)}"
-        elif entry["treatment"] not in TREATMENTS:
+    for entry in entries:
+        if entry["treatment"] not in TREATMENTS:
             known = ", ".join(TREATMENTS)
             yield f"{path}: run {entry['name']} is {entry['treatment']}; a treatment is {known}"
         elif entry["split"] not in splits:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...run_folder import replacing
 from ..files import read_checkpoint
 from ..fingerprint import digests, fingerprint
+from ..slim import write_checkpoint
 from .insertion import adapter_tensors, adapters_of, add_adapters
 
 __all__ = ["adapter_state", "load_adapters", "save_adapters"]
@@ -44,8 +44,7 @@ def save_adapters(trunk: nn.Module, path: str | Path, **options: Any) -> None:
         "base": fingerprint(digests(base_state(trunk))),
         "options": options,
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    write_checkpoint(path, content)
 
 
 def load_adapters(trunk: nn.Module, path: str | Path) -> nn.Module:

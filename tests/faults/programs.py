@@ -1,0 +1,95 @@
+"""Programs of tools/ as processes that can be killed, starved and looked at.
+
+Each is forked from a server that has imported torch and Detectron2 already, so that one of twenty
+starts takes no ten seconds.
+"""
+
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests/engine/tiny.yaml"
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["det_transfer.engine.detection"])
+
+
+class Program:
+    """A running program; what it says goes into a file."""
+
+    def __init__(self, log, *argv, limits=()):
+        self.log = Path(log)
+        self._process = _context.Process(target=_run, args=(str(log), argv, tuple(limits)))
+        self._process.start()
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    @property
+    def said(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def wait(self, seconds=240):
+        """The exit code, negative of a signal; fails where it hangs."""
+        self._process.join(seconds)
+        if self._process.is_alive():
+            self.kill()
+            raise AssertionError(f"hangs after {seconds} s: {self.said[-2000:]}")
+        return self._process.exitcode
+
+    def alive_after(self, seconds):
+        self._process.join(seconds)
+        return self._process.is_alive()
+
+    def kill(self):
+        self._process.kill()
+        self._process.join()
+
+    def until(self, ready, seconds=120):
+        """Wait until `ready()` is true, and give what it gave."""
+        end = time.monotonic() + seconds
+        while not (found := ready()):
+            assert self._process.is_alive(), f"ended: {self.said[-2000:]}"
+            assert time.monotonic() < end, f"not ready after {seconds} s: {self.said[-2000:]}"
+            time.sleep(0.01)
+        return found
+
+    def children(self):
+        """Process ids of what it has started."""
+        return [int(p) for t in _tasks(self.pid) for p in (t / "children").read_text().split()]
+
+
+def train(log, data, output, *opts, flags=(), limits=()):
+    """tools/train_net.py with the tiny detector on a tiny dataset."""
+    own = ["DATASETS.CUSTOM", repr([["tiny", *map(str, data)]]), "OUTPUT_DIR", str(output)]
+    argv = ["tools/train_net.py", "--config-file", str(TINY), *flags, *own, *map(str, opts)]
+    return Program(log, *argv, limits=limits)
+
+
+def _tasks(pid):
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _run(log, argv, limits):
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write fails with EFBIG, as on a full disk
+    for name, value in limits:
+        resource.setrlimit(getattr(resource, name), (value, value))
+    sys.argv = list(argv)
+    runpy.run_path(str(ROOT / argv[0]), run_name="__main__")

@@ -1,0 +1,96 @@
+"""A damaged checkpoint is never loaded in part, and the one before it is offered."""
+
+import random
+import shutil
+
+import pytest
+import torch
+from programs import train
+
+from det_transfer.engine.checkpoint import TransferCheckpointer
+from det_transfer.errors import UserError
+from det_transfer.reuse import read_checkpoint
+
+OPTIONS = ["DATASETS.TEST", "()", "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2]
+TRIES = 20
+
+
+@pytest.fixture(scope="module")
+def run(tiny_coco, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("damaged")
+    program = train(folder / "log", tiny_coco, folder / "run", *OPTIONS)
+    assert program.wait() == 0, program.said[-3000:]
+    return folder / "run"
+
+
+def damages(content, rng):
+    """The content cut off, and with a bit flipped, at random places."""
+    for _ in range(TRIES):
+        place = rng.randrange(len(content))
+        yield content[:place]
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        yield bytes(flipped)
+
+
+def test_nothing_damaged_is_taken(run, tmp_path):
+    """Either the error says so, or the damage is in no value: between the parts of the file."""
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/model_0000003.pth"
+    sound, content = read_checkpoint(path), path.read_bytes()
+    refused = 0
+    for damaged in damages(content, random.Random(0)):
+        path.write_bytes(damaged)
+        try:
+            found = read_checkpoint(path)
+        except UserError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+            continue
+        for name, tensor in sound["model"].items():
+            assert torch.equal(tensor, found["model"][name]), name
+        assert str(sound["optimizer"]) == str(found["optimizer"])
+    assert refused > 1.5 * TRIES
+
+
+def test_a_damaged_frozen_part_is_not_taken(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (path,) = (tmp_path / "run").glob("frozen-*.pth")
+    sound = read_checkpoint(tmp_path / "run/model_0000003.pth")
+    content = path.read_bytes()
+    for damaged in damages(content, random.Random(1)):
+        path.write_bytes(damaged)
+        try:
+            found = read_checkpoint(tmp_path / "run/model_0000003.pth")
+        except UserError:
+            continue
+        assert all(torch.equal(v, found["model"][k]) for k, v in sound["model"].items())
+
+
+def test_the_one_before_is_offered_and_serves(run, tiny_coco, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    broken = tmp_path / "run" / (tmp_path / "run/last_checkpoint").read_text()
+    whole = read_checkpoint(broken)["model"]
+    broken.write_bytes(broken.read_bytes()[:1000])
+    resume = {"flags": ["--resume"]}
+    refused = train(tmp_path / "log", tiny_coco, tmp_path / "run", *OPTIONS, **resume)
+    assert refused.wait() == 2
+    assert f"{broken} cannot be read as weights" in refused.said
+    assert "the checkpoint before it is model_0000003.pth: write this name into" in refused.said
+    (tmp_path / "run/model_0000003.pth").unlink()  # this too was of the last iteration
+    (tmp_path / "run/last_checkpoint").write_text("model_0000001.pth")
+    resumed = train(tmp_path / "log", tiny_coco, tmp_path / "run", *OPTIONS, **resume)
+    assert resumed.wait() == 0, resumed.said[-3000:]
+    found = read_checkpoint(broken)["model"]
+    assert all(torch.equal(whole[name], found[name]) for name in whole)
+
+
+def test_where_none_is_before_it_says_so(tmp_path):
+    from det_transfer.config import load_config
+
+    cfg = load_config(None, ["OUTPUT_DIR", str(tmp_path)]).cfg
+    model = torch.nn.Linear(1, 1)
+    (tmp_path / "model_final.pth").write_bytes(b"nothing")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    with pytest.raises(UserError, match="there is no checkpoint before it"):
+        TransferCheckpointer(model, str(tmp_path), cfg=cfg).resume_or_load("")

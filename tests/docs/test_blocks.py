@@ -165,3 +165,41 @@ def test_programs_on_a_run(project, runs):
     assert (project / "output" / "mine" / "features.json").is_file()
     shell("python tools/make_report.py output/mine", project)
     assert (project / "output" / "mine" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_programs_of_a_composition(project, runs):
+    for line in shell_lines(block_with("docs/compose.md", "compose.py eval")):
+        shell(line, project)
+    assert list((project / "shared").rglob("results.json"))
+    assert list((project / "found").rglob("predictions.json"))
+
+
+@pytest.mark.slow
+def test_the_exports(project, runs):
+    for line in shell_lines(block_with("docs/export.md", "export.py")):
+        shell(line, project)
+    assert {"trunk.pt2", "backbone.onnx", "cells.pt2"} <= {p.name for p in project.iterdir()}
+
+
+@pytest.mark.slow
+def test_two_processes(project):
+    shell(block_with("docs/scale_out.md", "--num-gpus 2 OUTPUT_DIR"), project)
+    assert (project / "output" / "two" / "model_final.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "words", "made"),
+    [
+        ("docs/growth.md", "configs/classification/digits.yaml", "digits_grown/model_final.pth"),
+        ("docs/transferability.md", "transferability_digits.yaml", "transferability_digits"),
+    ],
+)
+def test_classifiers_of_digits(project, page, words, made):
+    shutil.rmtree(project / "configs")
+    (project / "configs").symlink_to(ROOT / "configs")
+    lines = shell_lines(block_with(page, words))
+    for line in (line for line in lines if "digits" in line):
+        shell(line, project)
+    assert (project / "output" / made).exists()

@@ -122,6 +122,16 @@ def test_nothing_found():
     assert largest_difference(found, one) == float("inf")
 
 
+@pytest.mark.parametrize("kind", ["retinanet", slow("frozen")])
+def test_an_exported_detector_may_find_nothing(kind):
+    """torchvision tells torch.export that NMS leaves two boxes at least."""
+    keys = ["MODEL__ROI_HEADS__SCORE_THRESH_TEST", "MODEL__RETINANET__SCORE_THRESH_TEST"]
+    exported = export_part(detector(kind, **dict.fromkeys(keys, 0.999)), "detector", (60, 90))
+    found = exported.program.module()(image(60, 90))
+    assert {name: len(tensor) for name, tensor in found.items()} == dict.fromkeys(found, 0)
+    assert largest_difference(found, exported.original(image(60, 90))) == 0.0
+
+
 @pytest.mark.parametrize("name", ["p3", "p4"])
 def test_a_number_that_is_none_is_a_difference(name):
     expected = {key: torch.ones(1, 2, 2, 2) for key in ("p3", "p4")}

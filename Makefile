@@ -30,8 +30,8 @@ test-slow: setup ## the slow tests alone
 fuzz: setup ## 10,000 damaged files for each reader: none ends in a traceback or a hang (an hour)
 	@FUZZ_CASES=10000 $(run) -m pytest -n auto --maxprocesses 8 tests/fuzz $(ARGS)
 
-faults: setup ## twenty kills, full disks, lost processes, damaged and hostile files (minutes)
-	@FAULT_KILLS=20 $(run) -m pytest -rP tests/faults $(ARGS)
+faults: setup ## thirty kills, full disks, lost processes, damaged and hostile files (minutes)
+	@FAULT_KILLS=30 $(run) -m pytest -rP tests/faults $(ARGS)
 
 lint: setup ## what ruff has to say
 	@$(run) -m ruff check

@@ -189,15 +189,14 @@ ARCHITECTURE = _object(
         _exactly(name=_TEXT, channels=_POSITIVE, width=_POSITIVE, parameters=_COUNT, growth=_COUNT)
     ),
 )
-DESCRIBED_CLASSIFIER = (
-    _object(  # what a checkpoint of tools/train_classifier.py says of its classifier
-        "architecture",
-        "new",
-        "classes",
-        architecture=ARCHITECTURE,
-        new=_list(_TEXT),
-        classes=_each(_list(_TEXT)),
-    )
+# What a checkpoint of tools/train_classifier.py says of its classifier.
+DESCRIBED_CLASSIFIER = _object(
+    "architecture",
+    "new",
+    "classes",
+    architecture=ARCHITECTURE,
+    new=_list(_TEXT),
+    classes=_each(_list(_TEXT)),
 )
 
 CHECKPOINT = {  # entry -> what it is where it has the first key of its "required"
@@ -261,10 +260,7 @@ PLAN_TEMPLATE = _object(  # a plan's runs, and what they have in common
     config={"type": ["string", "null"]},
     options=_OPTIONS,
     needs={"anyOf": [_TEXT, _list(_TEXT)]},
-    grid={
-        "type": ["object", "null"],
-        "additionalProperties": _AXIS,
-    },
+    grid={"type": ["object", "null"], "additionalProperties": _AXIS},
     seeds={"type": ["array", "null"], "items": _WHOLE},
     exclude=_list(_object()),
     output={"type": ["string", "null"]},

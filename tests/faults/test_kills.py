@@ -1,6 +1,6 @@
 """kill -9 at any moment of training and evaluation; what is resumed equals the unbroken run.
 
-FAULT_KILLS says how many kills; `make faults` takes 20.
+FAULT_KILLS says how many kills; `make faults` takes 30.
 """
 
 import json

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from fvcore.common.config import BASE_KEY
 
@@ -70,7 +71,8 @@ def _read_yaml(config_file: str) -> dict[str, Any]:
     _check_files(config_file)
     try:
         loaded = CfgNode.load_yaml_with_base(config_file)
-    except (AssertionError, TypeError) as error:
+    # The first two of a base on the web.
+    except (yaml.YAMLError, OSError, AssertionError, TypeError) as error:
         raise UserError(f"config file {config_file} cannot be read: {error}") from error
     # Old Detectron2 files are renamed on merging, so only current ones can be checked by key.
     return dict(leaves(loaded)) if loaded.get("VERSION", 2) == 2 else {}

@@ -135,6 +135,8 @@ def _is_ours(entry: Any, schema: Schema) -> bool:
 
 def _check_sums(path: Path, source: str) -> None:
     """See that no bit has flipped since torch wrote the file; torch itself does not look."""
+    if not zipfile.is_zipfile(path):  # torch's format of before 1.6, or a pickle: they have no sums
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

@@ -94,3 +94,12 @@ def test_where_none_is_before_it_says_so(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     with pytest.raises(UserError, match="there is no checkpoint before it"):
         TransferCheckpointer(model, str(tmp_path), cfg=cfg).resume_or_load("")
+
+
+def test_a_format_without_checksums_is_read(run, tmp_path):
+    content = torch.load(run / "model_0000003.pth", weights_only=True)
+    path = tmp_path / "old.pth"
+    content["frozen"]["joined"] = True  # so that nothing is looked for beside it
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    found = read_checkpoint(path)["model"]
+    assert all(torch.equal(value, found[name]) for name, value in content["model"].items())

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from .documents import read_json
+from .run_lengths import RunLengths
 
 __all__ = [
     "CONFIG",
@@ -248,10 +249,7 @@ class PredictionWriter:
         self._rows["category_id"].append(np.asarray(category_ids, np.int64))
         self._rows["score"].append(np.asarray(scores, np.float32))
         self._rows["box"].append(np.asarray(boxes, np.float32).reshape(n, 4))
-        for rle in rles if rles is not None else ():
-            counts = rle["counts"]
-            self._counts.append(counts.encode() if isinstance(counts, str) else counts)
-            self._sizes.append(rle["size"])
+        self._rles.extend(rles if rles is not None else ())
         self._n += n
         if self._n >= _CHUNK:
             self._flush()
@@ -266,16 +264,15 @@ class PredictionWriter:
             "score": [np.empty(0, np.float32)],
             "box": [np.empty((0, 4), np.float32)],
         }
-        self._counts: list[bytes] = []
-        self._sizes: list = []
+        self._rles: list[dict] = []
 
     def _flush(self) -> None:
         fields = {"images": np.asarray(self._images, np.int64)}
         fields |= {name: np.concatenate(arrays) for name, arrays in self._rows.items()}
-        if self._counts:
-            fields["rle_counts"] = np.frombuffer(b"".join(self._counts), np.uint8)
-            fields["rle_ends"] = np.cumsum([len(c) for c in self._counts], dtype=np.int64)
-            fields["rle_size"] = np.asarray(self._sizes, np.int32).reshape(-1, 2)
+        if self._rles:
+            packed = RunLengths.of(self._rles)
+            fields["rle_counts"], fields["rle_ends"] = packed.counts, packed.ends
+            fields["rle_size"] = packed.sizes
         for name, array in fields.items():
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
@@ -296,7 +293,7 @@ def read_predictions(part: str | os.PathLike) -> Iterator[dict[str, np.ndarray]]
     Yields:
         ``images`` (I,) int64: every image looked at; ``image_id`` and ``category_id`` (N,) int64,
         ``score`` (N,) float32, ``box`` (N, 4) float32 x, y, width, height; and where there are
-        masks ``rles``, a list of N dicts ``{"size": [h, w], "counts": bytes}``.
+        masks ``rles``, N :class:`RunLengths`.
     """
     with np.load(part, allow_pickle=False) as members:
         chunks: dict[str, list[str]] = {}
@@ -305,16 +302,6 @@ def read_predictions(part: str | os.PathLike) -> Iterator[dict[str, np.ndarray]]
         for chunk in sorted(chunks):
             fields = {name.rsplit(".", 1)[0]: members[name] for name in chunks[chunk]}
             if "rle_ends" in fields:
-                fields["rles"] = _unpack_rles(fields)
+                names = ("rle_counts", "rle_ends", "rle_size")
+                fields["rles"] = RunLengths(*(fields.pop(name) for name in names))
             yield fields
-
-
-def _unpack_rles(fields: dict[str, np.ndarray]) -> list[dict]:
-    data = fields.pop("rle_counts").tobytes()
-    ends = fields.pop("rle_ends").tolist()
-    sizes = fields.pop("rle_size").tolist()
-    starts = [0, *ends[:-1]]
-    return [
-        {"size": size, "counts": data[start:end]}
-        for size, start, end in zip(sizes, starts, ends, strict=True)
-    ]

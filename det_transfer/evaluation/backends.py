@@ -16,6 +16,7 @@ Both backends return the same arrays, so that everything after them is written o
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
@@ -23,7 +24,7 @@ import io
 import json
 import types
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UserError, nearest
+from ..run_lengths import RunLengths
 
 __all__ = [
     "AREAS",
@@ -53,6 +55,7 @@ AREAS = ("all", "small", "medium", "large")
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _SAMPLE = 1000  # annotations whose keys are looked at; a Python dict for each of them is slow
+_AT_ONCE = 1_000_000  # detections that hotcoco is given; with masks, each takes about 1 kB there
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,28 @@ class Detections:
         category_ids: (N,) int64
         scores: (N,) float32
         boxes: (N, 4) float32, x, y, width, height in pixels of the image as it is on disk
-        rles: N masks ``{"size": [h, w], "counts": bytes}``, or None without masks
+        rles: N masks ``{"size": [h, w], "counts": bytes}``, a list or packed; None without masks
     """
 
     image_ids: np.ndarray
     category_ids: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
-    rles: list[dict] | None = None
+    rles: Sequence[dict] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def take(self, rows: np.ndarray) -> "Detections":
+        """Those at the indices `rows` (R,), with their masks as a list."""
+        columns = (self.image_ids, self.category_ids, self.scores, self.boxes)
+        if self.rles is None:
+            masks = None
+        elif isinstance(self.rles, RunLengths):
+            masks = self.rles[rows]
+        else:
+            masks = [self.rles[row] for row in rows.tolist()]
+        return Detections(*(column[rows] for column in columns), masks)
 
     def as_dicts(self, *, boxes: bool = True, masks: bool = True) -> list[dict[str, Any]]:
         """COCO's result format, one dict a detection."""
@@ -191,10 +205,44 @@ class HotcocoBackend:
     def accumulate(
         self, detections: Detections, task: str, max_dets: tuple[int, ...]
     ) -> Accumulated:
+        if task == "bbox":
+            detections = dataclasses.replace(detections, rles=None)
+        kept = np.arange(len(detections))
+        if self._lvis and max_dets[-1] >= 0:
+            kept = _best_of_images(detections, max_dets[-1])
+        blocks = self._blocks(detections, kept)
+        parts = [self._evaluate(detections.take(r), ids, task, max_dets) for ids, r in blocks]
+        return Accumulated(
+            precision=np.concatenate([p.precision for p in parts], axis=2),
+            recall=np.concatenate([p.recall for p in parts], axis=1),
+            max_dets=max_dets,
+        )
+
+    def _blocks(
+        self, detections: Detections, kept: np.ndarray
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Ids of categories, ascending, and the `kept` detections of them: _AT_ONCE, if it can be.
+
+        Categories do not know of each other, once the best of every image are found.
+        """
+        kept = kept[np.argsort(detections.category_ids[kept], kind="stable")]
+        ids = [c["id"] for c in self.categories]
+        categories = detections.category_ids[kept]
+        starts, ends = (np.searchsorted(categories, ids, side) for side in ("left", "right"))
+        first = 0
+        for last in range(1, len(ids) + 1):
+            if last == len(ids) or ends[last] - starts[first] > _AT_ONCE:
+                yield ids[first:last], kept[starts[first] : ends[last - 1]]
+                first = last
+
+    def _evaluate(
+        self, detections: Detections, ids: list[int], task: str, max_dets: tuple[int, ...]
+    ) -> Accumulated:
         found = self._load(detections, task)
         if self._lvis:
-            found = found.cap_detections_per_image(max_dets[-1] if max_dets[-1] >= 0 else None)
+            found = found.cap_detections_per_image(None)  # marks it as cut
         evaluation = self._hotcoco.COCOeval(self._gt, found, task, lvis_style=self._lvis)
+        evaluation.params.cat_ids = ids
         # Detections are cut per image by now: this limit, per image and category, must not bind.
         evaluation.params.max_dets = [max(len(detections), 1)] if self._lvis else list(max_dets)
         evaluation.evaluate()
@@ -317,7 +365,7 @@ def load_backend(name: str, json_file: str, protocol: str) -> Backend:
             + (f"; did you mean {meant[0]}?" if meant else "")
         )
     try:
-        return _BACKENDS[name](json_file, protocol)
+        backend = _BACKENDS[name](json_file, protocol)
     except ImportError as error:
         raise UserError(
             f"evaluation backend {name!r} needs the package {error.name!r}: pip install it, or "
@@ -330,12 +378,26 @@ def load_backend(name: str, json_file: str, protocol: str) -> Backend:
             f"annotation file {json_file} cannot be read as {protocol.upper()} json: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if not backend.categories:
+        raise UserError(f"annotation file {json_file} has no categories: nothing can be evaluated")
+    return backend
 
 
 def _common_keys(annotations: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """The keys with a value in all of `annotations`."""
     found = [{k for k, v in a.items() if v is not None and v != []} for a in annotations]
     return frozenset(set.intersection(*found)) if found else frozenset()
+
+
+def _best_of_images(detections: Detections, limit: int) -> np.ndarray:
+    """Indices, ascending, of the `limit` best detections of each image; of equal ones the first.
+
+    Source: lvis 0.5.3, results.py, LVISResults.limit_dets_per_image.
+    """
+    order = np.lexsort((-detections.scores, detections.image_ids))
+    images = detections.image_ids[order]
+    place = np.arange(len(order)) - np.searchsorted(images, images)
+    return np.sort(order[place < limit])
 
 
 def _by_id(categories: Mapping[int, dict]) -> list[dict]:

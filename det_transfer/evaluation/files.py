@@ -27,6 +27,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..run_folder import prediction_parts, read_predictions, replacing, write_json
+from ..run_lengths import RunLengths
 from .backends import IOU_THRESHOLDS, RECALL_THRESHOLDS, Accumulated, Detections
 from .metrics import category_metrics, summary, summary_recalls
 
@@ -96,8 +97,7 @@ def read_parts(folder: str | os.PathLike, ranks: int) -> tuple[np.ndarray, Detec
         "score": [np.empty(0, np.float32)],
         "box": [np.empty((0, 4), np.float32)],
     }
-    rles: list[dict] = []
-    masks = False
+    rles: list[RunLengths] = []
     for rank in range(ranks):
         looked_at = [seen]
         for chunk in read_predictions(parts[f"part-{rank}.npz"]):
@@ -106,11 +106,12 @@ def read_parts(folder: str | os.PathLike, ranks: int) -> tuple[np.ndarray, Detec
             for key, column in columns.items():
                 column.append(chunk[key][new])
             if "rles" in chunk:
-                masks = True
-                rles += [chunk["rles"][i] for i in np.flatnonzero(new)]
+                here = chunk["rles"]
+                rles.append(here if new.all() else RunLengths.of(here[new]))
         seen = np.unique(np.concatenate(looked_at))
     image_ids, category_ids, scores, boxes = (np.concatenate(c) for c in columns.values())
-    return seen, Detections(image_ids, category_ids, scores, boxes, rles if masks else None)
+    masks = RunLengths.joined(rles) if rles else None
+    return seen, Detections(image_ids, category_ids, scores, boxes, masks)
 
 
 def write_results(

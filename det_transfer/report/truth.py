@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .. import run_folder
 from ..documents import read_json
 from ..errors import UserError
+from ..run_lengths import RunLengths
 from ..segmentations import mask_code
 
 __all__ = ["Found", "Truth", "read_found", "read_truth"]
@@ -203,17 +204,17 @@ def read_found(run: str | Path, dataset: str, truth: Truth, *, masks: bool = Fal
     return found
 
 
-def _columns_of(parts: Sequence[Path], masks: bool) -> tuple[dict[str, list], list[dict]]:
+def _columns_of(parts: Sequence[Path], masks: bool) -> tuple[dict[str, list], RunLengths]:
     """The chunks of all parts by field, and the masks where they are asked for."""
     columns: dict[str, list] = {key: [] for key in _FIELDS}
-    rles: list[dict] = []
+    rles: list[RunLengths] = []
     for part in parts:
         for chunk in run_folder.read_predictions(part):
             for key in _FIELDS:
                 columns[key].append(chunk[key])
-            if masks:
-                rles += chunk.get("rles", ())
-    return columns, rles
+            if masks and "rles" in chunk:
+                rles.append(chunk["rles"])
+    return columns, RunLengths.joined(rles)
 
 
 def _first_part(found: Found, chunks: Sequence[NDArray]) -> Found:

@@ -64,14 +64,28 @@ def test_hotcoco_equals_the_official_tools(tmp_path, case, protocol, task):
     protocol=st.sampled_from(["coco", "lvis"]),
     task=st.sampled_from(["bbox", "segm"]),
     limit=st.integers(1, 60),
+    at_once=st.sampled_from([1, 7, 40, 10**6]),
 )
 def test_hotcoco_equals_the_official_tools_anywhere(
-    tmp_path, seed, images, categories, instances, detections, crowds, ties, protocol, task, limit
+    tmp_path,
+    seed,
+    images,
+    categories,
+    instances,
+    detections,
+    crowds,
+    ties,
+    protocol,
+    task,
+    limit,
+    at_once,
 ):
     content, found = make_case(
         seed, images, categories, instances, detections, crowds=crowds, ties=ties
     )
-    assert_same(content, found, tmp_path, protocol, task, [(limit,)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "_AT_ONCE", at_once)
+        assert_same(content, found, tmp_path, protocol, task, [(limit,)])
 
 
 def one_box(category_id=1, image_id=1, score=0.9, box=(10, 10, 20, 20), n=1):
@@ -185,6 +199,10 @@ def test_no_json(tmp_path, name, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"broken\.json cannot be read as COCO json"):
         load_backend(name, str(path), "coco")
+    (tmp_path / "none.json").write_text('{"images": [], "categories": [], "annotations": []}')
+    for name in ("hotcoco", "reference"):
+        with pytest.raises(UserError, match=r"none\.json has no categories"):
+            load_backend(name, str(tmp_path / "none.json"), "coco")
     with pytest.raises(UserError, match=r"gone\.json is missing"):
         load_backend(name, str(tmp_path / "gone.json"), "coco")
 

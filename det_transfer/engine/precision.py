@@ -39,7 +39,7 @@ def choose(
     loss: Callable[[], torch.Tensor],
     device: torch.device,
     *,
-    rounds: int = 3,
+    rounds: int = 2,
 ) -> str:
     """Time forward and backward in bf16 and fp32, interleaved; the faster of the two.
 
@@ -68,7 +68,7 @@ def choose(
             value.copy_(buffers[name])
     chosen = min(medians, key=medians.get)
     logger.info(
-        "Precision %s: a step takes %.3f s in bf16 and %.3f s in fp32",
+        "Precision %s: the trial took %.3f s in bf16 and %.3f s in fp32",
         chosen,
         medians["bf16"],
         medians["fp32"],

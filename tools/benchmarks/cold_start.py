@@ -137,12 +137,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", default="configs/quickstart.yaml")
-    parser.add_argument("--json", type=Path, default=DATA / "annotations/openmoji_train.json")
+    parser.add_argument("--json", type=Path, default=DATA / "openmoji_lvis_train.json")
     parser.add_argument("--images", type=Path, default=DATA / "train")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     args.json, args.images = args.json.resolve(), args.images.resolve()
+    if not args.json.is_file():
+        parser.error(f"{args.json} does not exist; datasets/prepare_openmoji.py makes the default")
     found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -13,23 +13,28 @@ __all__ = ["OBJECTS", "synthetic_batch"]
 OBJECTS = 7
 
 
-def synthetic_batch(cfg: CfgNode, images: int, size: int, seed: int = 0) -> list[dict[str, Any]]:
+def synthetic_batch(
+    cfg: CfgNode, images: int, size: int, seed: int = 0, *, objects: int = OBJECTS
+) -> list[dict[str, Any]]:
     """Training samples as a Detectron2 mapper gives them: noise with boxes, and masks if asked for.
 
     Args:
         cfg: gives the classes, whether there are masks and in which form
         images: how many
         size: side of the square images in pixels
+        objects: in each image
     """
     generator = torch.Generator().manual_seed(seed)
-    return [_sample(cfg, size, generator) for _ in range(images)]
+    return [_sample(cfg, size, objects, generator) for _ in range(images)]
 
 
-def _sample(cfg: CfgNode, size: int, generator: torch.Generator) -> dict[str, Any]:
-    corners = torch.rand(OBJECTS, 2, generator=generator) * 0.6 * size
-    sides = (0.1 + 0.3 * torch.rand(OBJECTS, 2, generator=generator)) * size
+def _sample(
+    cfg: CfgNode, size: int, objects: int, generator: torch.Generator
+) -> dict[str, Any]:
+    corners = torch.rand(objects, 2, generator=generator) * 0.6 * size
+    sides = (0.1 + 0.3 * torch.rand(objects, 2, generator=generator)) * size
     boxes = torch.cat([corners, corners + sides], dim=1)
-    classes = torch.randint(_classes(cfg), (OBJECTS,), generator=generator)
+    classes = torch.randint(_classes(cfg), (objects,), generator=generator)
     instances = Instances((size, size), gt_boxes=Boxes(boxes), gt_classes=classes)
     if cfg.MODEL.MASK_ON:
         polygons = [[_rectangle(box)] for box in boxes.tolist()]

@@ -28,9 +28,7 @@ def synthetic_batch(
     return [_sample(cfg, size, objects, generator) for _ in range(images)]
 
 
-def _sample(
-    cfg: CfgNode, size: int, objects: int, generator: torch.Generator
-) -> dict[str, Any]:
+def _sample(cfg: CfgNode, size: int, objects: int, generator: torch.Generator) -> dict[str, Any]:
     corners = torch.rand(objects, 2, generator=generator) * 0.6 * size
     sides = (0.1 + 0.3 * torch.rand(objects, 2, generator=generator)) * size
     boxes = torch.cat([corners, corners + sides], dim=1)

@@ -190,8 +190,21 @@ def lines(
     return draw(paint, title)
 
 
-def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], title: str, *, x: str) -> str:
-    """Lying bars: a row for each name, in it a bar for each series."""
+def bars(
+    names: Sequence[str],
+    values: Mapping[str, Sequence[float]],
+    title: str,
+    *,
+    x: str,
+    form: str = ".1f",
+    spans: Sequence[tuple[float, float]] = (),
+) -> str:
+    """Lying bars: a row for each name, in it a bar for each series.
+
+    Args:
+        form: how numbers are written
+        spans: (low, high) of the values of a single series, drawn as a stroke
+    """
     height = 0.75 + 0.24 * len(names) * (0.55 + 0.45 * len(values)) + 0.2 * (len(values) > 1)
 
     def paint(axes: Axes) -> None:
@@ -203,9 +216,11 @@ def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], title: str
             drawn = axes.barh(at, shown, height=step * 0.92, color=_SERIES[k % 8], label=name)
             if len(names) * len(values) <= 24:
                 texts = [
-                    "-" if not np.isfinite(n) else f"{n:.1f}" for n in np.array(numbers, float)
+                    "-" if not np.isfinite(n) else f"{n:{form}}" for n in np.array(numbers, float)
                 ]
                 axes.bar_label(drawn, texts, padding=3, fontsize=8.5)
+        for place, span in zip(places, spans, strict=False):
+            axes.plot(span, [place, place], color=_INK, linewidth=1.2)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")

@@ -365,6 +365,7 @@ def main() -> None:
     if args.output:
         packages = ("numpy", "hotcoco", "pycocotools", "lvis")
         report = {
+            "title": "Benchmark: evaluation",
             "command": shlex.join(["python", "tools/benchmarks/evaluation.py", *sys.argv[1:]]),
             "machine": machine(),
             "versions": {

@@ -135,7 +135,7 @@ def _section(name: str, report: Mapping[str, Any]) -> Section:
         report.get("title", name).removeprefix("Benchmark: "), lead=report.get("note", "")
     )
     for what, numbers in measured(report["results"]).items():
-        rows = [[n.name, *(f"{v:.4g}" for v in (n.value, n.low, n.high))] for n in numbers]
+        rows = [[n.name, *map(_short, (n.value, n.low, n.high))] for n in numbers]
         table = Table(["", "median", "least", "most"], rows, title="numbers", folded=True)
         if len(numbers) > _MOST_BARS:
             section.parts.append(Table(table.head, rows, title=what, folded=True))
@@ -146,9 +146,14 @@ def _section(name: str, report: Mapping[str, Any]) -> Section:
             {what: [n.value for n in numbers]},
             title,
             x=what,
-            form=".3g",
+            write=_short,
             spans=[(n.low, n.high) for n in numbers],
         )
         section.parts.append(Figure(what, svg, table))
     section.parts.append(Code(report["command"]))
     return section
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -196,16 +196,18 @@ def bars(
     title: str,
     *,
     x: str,
-    form: str = ".1f",
+    write: Callable[[float], str] = "{:.1f}".format,
     spans: Sequence[tuple[float, float]] = (),
 ) -> str:
     """Lying bars: a row for each name, in it a bar for each series.
 
     Args:
-        form: how numbers are written
+        write: a value as text
         spans: (low, high) of the values of a single series, drawn as a stroke
     """
-    height = 0.75 + 0.24 * len(names) * (0.55 + 0.45 * len(values)) + 0.2 * (len(values) > 1)
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    row = max(0.24 * (0.55 + 0.45 * len(values)), 0.15 * lines + 0.05)
+    height = 0.75 + row * len(names) + 0.2 * (len(values) > 1)
 
     def paint(axes: Axes) -> None:
         step = 0.8 / max(len(values), 1)
@@ -213,14 +215,18 @@ def bars(
         for k, (name, numbers) in enumerate(values.items()):
             shown = np.nan_to_num(np.array(numbers, float))
             at = places + (k - (len(values) - 1) / 2) * step
-            drawn = axes.barh(at, shown, height=step * 0.92, color=_SERIES[k % 8], label=name)
+            axes.barh(at, shown, height=step * 0.92, color=_SERIES[k % 8], label=name)
+            for span, place in zip(spans, at, strict=False):
+                axes.plot(span, [place, place], color=_INK, linewidth=1.2)
             if len(names) * len(values) <= 24:
-                texts = [
-                    "-" if not np.isfinite(n) else f"{n:{form}}" for n in np.array(numbers, float)
-                ]
-                axes.bar_label(drawn, texts, padding=3, fontsize=8.5)
-        for place, span in zip(places, spans, strict=False):
-            axes.plot(span, [place, place], color=_INK, linewidth=1.2)
+                ends = np.maximum(shown, [high for _, high in spans]) if spans else shown
+                for value, end, place in zip(numbers, ends, at, strict=True):
+                    text = write(value) if np.isfinite(value) else "-"
+                    side = {"xytext": (3, 0)} if end >= 0 else {"xytext": (-3, 0), "ha": "right"}
+                    axes.annotate(
+                        text, (end, place), **side, textcoords="offset points", va="center",
+                        fontsize=8.5,
+                    )  # fmt: skip
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")

@@ -43,6 +43,9 @@ class Benchmark:
 
 SUITE = {
     "reuse_modes": Benchmark("reuse_modes", cuda="--device cuda --batch 16 --size 1024"),
+    "step_profile": Benchmark(
+        "step_profile", cuda="--device cuda --batch 8 --size 1024 --rois 512"
+    ),
     "nasfpn": Benchmark("nasfpn", cuda="--device cuda --batch 16 --compile"),
     "shared_backbone": Benchmark("shared_backbone", cuda="--device cuda --size 1024"),
     "cost_growth": Benchmark(

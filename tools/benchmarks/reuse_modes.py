@@ -16,7 +16,6 @@ import shlex
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +26,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.events import EventStorage
-from sides import Turns, machine, machine_rates, settle, take_turns
+from sides import Clock, Turns, machine, machine_rates, settle, take_turns, watch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -205,13 +204,6 @@ def turns(sides: dict[str, Side], make: Callable, args: argparse.Namespace) -> d
     return take_turns(makers, rounds=args.rounds, device=args.device)
 
 
-# What a step's time goes to, in the order of the step: part -> module of the detector.
-PARTS = {
-    "trunk": "backbone.bottom_up",
-    "backbone": "backbone",
-    "proposals": "proposal_generator",
-    "RoI heads": "roi_heads",
-}
 PROFILED = [name for name in STEPS if name.startswith(("stock, FREEZE", "frozen"))]
 
 
@@ -235,10 +227,7 @@ def profiled_step(
     optimizer = build_optimizer(cfg, model)
     batch = synthetic_batch(cfg, args.batch, args.size)
     clock = Clock(args.device, lambda part, seconds: spent.setdefault(part, []).append(seconds))
-    for part, module in PARTS.items():
-        module = model.get_submodule(module)
-        module.register_forward_pre_hook(lambda *_, part=part: clock.start(part))
-        module.register_forward_hook(lambda *_, part=part: clock.stop(f"{name}: {part}", part))
+    watch(model, clock.start, lambda part: clock.stop(f"{name}: {part}", part))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -252,26 +241,6 @@ def profiled_step(
         clock.stop(f"{name}: optimizer", "optimizer")
 
     return step
-
-
-class Clock:
-    """Times parts, which may lie inside each other."""
-
-    def __init__(self, device: str, note: Callable[[str, float], None]):
-        self.cuda = device == "cuda"
-        self.note = note
-        self.began: dict[str, float] = {}
-
-    def start(self, part: str) -> None:
-        self.began[part] = self._now()
-
-    def stop(self, name: str, part: str) -> None:
-        self.note(name, self._now() - self.began[part])
-
-    def _now(self) -> float:
-        if self.cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 def checkpoint(side: Side, args: argparse.Namespace) -> dict[str, float]:

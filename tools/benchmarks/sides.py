@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,17 @@ from torch import nn
 from det_transfer.engine.hooks import peak_memory
 from det_transfer.engine.launch import quiet
 
-__all__ = ["Turns", "machine", "machine_rates", "settle", "take_turns"]
+__all__ = ["Clock", "Turns", "machine", "machine_rates", "settle", "take_turns", "watch"]
 
 Step = Callable[[], None]
+
+# What a step's time goes to, in the order of the step: part -> module of the detector.
+PARTS = {
+    "trunk": "backbone.bottom_up",
+    "backbone": "backbone",
+    "proposals": "proposal_generator",
+    "RoI heads": "roi_heads",
+}
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,38 @@ def _median_seconds(step: Step, device: str, repeats: int) -> float:
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[2:])
+
+
+class Clock:
+    """Times parts, which may lie inside each other."""
+
+    def __init__(self, device: str, note: Callable[[str, float], None]):
+        self.cuda = device == "cuda"
+        self.note = note
+        self.began: dict[str, float] = {}
+
+    def start(self, part: str) -> None:
+        self.began[part] = self._now()
+
+    def stop(self, name: str, part: str) -> None:
+        self.note(name, self._now() - self.began[part])
+
+    def _now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def watch(model: nn.Module, start: Callable[[str], None], stop: Callable[[str], None]) -> None:
+    """Call `start` and `stop` around the forward pass of each part of a detector."""
+    for part, path in PARTS.items():
+        module = model.get_submodule(path)
+        module.register_forward_pre_hook(partial(_tell, start, part))
+        module.register_forward_hook(partial(_tell, stop, part))
+
+
+def _tell(whom: Callable[[str], object], part: str, *_: object) -> None:
+    whom(part)  # what a hook returns would take the place of what the module gave
 
 
 @torch.no_grad()

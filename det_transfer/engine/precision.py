@@ -16,8 +16,10 @@ __all__ = ["AUTO", "autocast", "choose", "precision_of"]
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-# Slower by this factor in the first step, which also pays for warming up, is slower for good.
+# Slower by this factor in one product of matrices is slower for good: a CPU without bf16
+# instructions needs a hundred times as long.
 _HOPELESS = 4.0
+_PRODUCT = 256  # side of these matrices: milliseconds on any machine
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,12 +45,20 @@ def choose(
 ) -> str:
     """Time forward and backward in bf16 and fp32, interleaved; the faster of the two.
 
-    The model is left as it was: gradients are dropped, buffers and random states put back.
+    Where a product of matrices says that bf16 is hopeless, no step is tried. The model is left as
+    it was: gradients are dropped, buffers and random states put back.
 
     Args:
         loss: runs one forward pass of `model` and returns the summed loss
         rounds: timed steps of each kind, after one that is not counted
     """
+    # All processes must agree; the first one's clock decides.
+    times_slower = comm.all_gather(
+        _product_seconds("bf16", device) / _product_seconds("fp32", device)
+    )[0]
+    if times_slower > _HOPELESS:
+        logger.info("Precision fp32: a product in bf16 takes %.0f times as long here", times_slower)
+        return "fp32"
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     devices = [device] if device.type == "cuda" else []
@@ -56,16 +66,10 @@ def choose(
         for _ in range(rounds + 1):
             for name, times in seconds.items():
                 times.append(_step_seconds(model, loss, name, device))
-            # A CPU without bf16 instructions needs ten times as long: no need to see it again.
-            # All processes must agree; the first one's clock decides.
-            medians = comm.all_gather(
-                {n: statistics.median(t[-rounds:]) for n, t in seconds.items()}
-            )[0]
-            if max(medians.values()) > _HOPELESS * min(medians.values()):
-                break
     with torch.no_grad():
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
+    medians = comm.all_gather({n: statistics.median(t[1:]) for n, t in seconds.items()})[0]
     chosen = min(medians, key=medians.get)
     logger.info(
         "Precision %s: the trial took %.3f s in bf16 and %.3f s in fp32",
@@ -74,6 +78,17 @@ def choose(
         medians["fp32"],
     )
     return chosen
+
+
+def _product_seconds(precision: str, device: torch.device) -> float:
+    """The shortest of several: the first pays for warming up."""
+    matrix = torch.ones(_PRODUCT, _PRODUCT, dtype=DTYPES[precision], device=device)
+    taken = []
+    for _ in range(5):
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # waits for a GPU
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def _step_seconds(

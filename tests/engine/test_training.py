@@ -197,6 +197,7 @@ def test_choosing_a_precision_leaves_no_trace(arguments):
 
 def test_the_faster_precision_is_chosen(monkeypatch):
     model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(precision, "_product_seconds", lambda name, device: 1.0)
     for fast in ("fp32", "bf16"):
         monkeypatch.setattr(
             precision, "_step_seconds", lambda m, loss, name, d, fast=fast: 1 + (name != fast)
@@ -204,16 +205,16 @@ def test_the_faster_precision_is_chosen(monkeypatch):
         assert precision.choose(model, None, torch.device("cpu")) == fast
 
 
-def test_a_hopeless_precision_is_tried_once(monkeypatch):
-    calls = []
-
-    def seconds(model, loss, name, device):
-        calls.append(name)
-        return {"fp32": 1.0, "bf16": 9.0}[name]
-
-    monkeypatch.setattr(precision, "_step_seconds", seconds)
+def test_a_hopeless_precision_is_not_tried(monkeypatch):
+    seconds = {"fp32": 1.0, "bf16": 9.0}
+    monkeypatch.setattr(precision, "_product_seconds", lambda name, device: seconds[name])
+    monkeypatch.setattr(precision, "_step_seconds", None)
     assert precision.choose(torch.nn.Linear(1, 1), None, torch.device("cpu")) == "fp32"
-    assert calls == ["fp32", "bf16"]
+
+
+def test_products_are_timed():
+    for name in ("fp32", "bf16"):
+        assert 0 < precision._product_seconds(name, torch.device("cpu")) < 60
 
 
 def test_bf16_trains_on_the_cpu_and_auto_is_kept_on_resume(train, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ The data are those of the first run (datasets/prepare_openmoji.py); --json and -
 """
 
 import argparse
+import os
 import platform
 import shlex
 import statistics
@@ -94,7 +95,10 @@ def start(code: str, file: Path) -> dict[str, float]:
     """Seconds from the start of a process to each of its marks."""
     began = time.time()
     text = MARKS.format(file=str(file)) + code
-    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"a side has failed:\n{done.stderr[-3000:]}")
     return {name: at - began for name, at in read_json(file).items()}

@@ -5,6 +5,7 @@
     python tools/run_growth.py configs/plans/growth_table1.yaml --only 'target_WA_*'
     python tools/run_growth.py configs/plans/growth_table1.yaml --page-only
     python tools/run_growth.py --relations output/growth_table*   # what the paper finds
+    python tools/run_growth.py --relations docs/results/growth_table*.json   # the same, of ours
 
 Flags are those of tools/run_plan.py; started again, it goes on where it was. Beside the plan's
 results.csv it writes table.csv (over seeds), table.md and table.html. --relations writes
@@ -59,9 +60,9 @@ def show_page(output: Path) -> None:
 
 def write_findings(folders: list[Path], output: Path) -> None:
     """The nine order relations on the results of finished plans: text, csv and page."""
-    if not all(folder.is_dir() for folder in folders):
-        missing = next(folder for folder in folders if not folder.is_dir())
-        raise UserError(f"--relations {missing}: there is no such folder of a plan")
+    for folder in folders:
+        if not (folder.is_file() if folder.suffix == ".json" else folder.is_dir()):
+            raise UserError(f"--relations {folder}: there is no such folder of a plan, or json")
     found = examine(folders)
     said = text(found)
     page = write_relations(folders, found, output)
@@ -80,7 +81,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run_plan.add_flags(parser)
     parser.add_argument("--page-only", action="store_true", help="start no run")
     parser.add_argument(
-        "--relations", nargs="+", type=Path, metavar="FOLDER", help="folders of finished plans"
+        "--relations",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="folders of finished plans, or jsons made of them",
     )
     return parser.parse_args(argv)
 

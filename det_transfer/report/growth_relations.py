@@ -18,11 +18,12 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import t as student
 
 from ..errors import UserError
-from ..run_folder import replacing
+from ..run_folder import read_json, replacing
 from .growth import COLUMNS, PAPER, SCOPES, read_values, table_number
 from .html import NONE, number
 
@@ -32,9 +33,12 @@ __all__ = [
     "Found",
     "Relation",
     "by_relation",
+    "cells_of",
     "examine",
+    "hold",
     "interval",
     "text",
+    "values",
     "verdict_of",
     "write_csv",
 ]
@@ -74,6 +78,9 @@ class At:
 
     def __str__(self) -> str:
         return " ".join(word for word in (self.row, self.column, self.block) if word)
+
+
+Cells = Mapping[At, Mapping[str, float]]  # percent by seed
 
 
 @dataclass(frozen=True)
@@ -192,38 +199,75 @@ RELATIONS: tuple[Relation, ...] = (
 )
 
 
-def examine(folders: Sequence[str | Path]) -> list[Found]:
-    """Hold every relation against the ``results.csv`` of plans' folders.
+def examine(places: Sequence[str | Path]) -> list[Found]:
+    """Hold every relation against plans' folders, or against jsons of results made of them.
 
     Args:
-        folders: each with the number of its table in its name, e.g. output/growth_table1
+        places: each with the number of its table in its name, e.g. output/growth_table1 or
+            docs/results/growth_table1.json
 
     Returns:
         a finding for each comparison, in the order of :data:`RELATIONS`
 
     Raises:
-        UserError: a folder without results or without a number; two of one table
+        UserError: a place without results or without a number; two of one table
     """
     cells: dict[At, dict[str, float]] = {}
     tables: dict[int, Path] = {}
-    for folder in map(Path, folders):
-        table = table_number(folder.name)
+    for place in map(Path, places):
+        table = table_number(place.name)
         if table not in PAPER:
             raise UserError(
-                f"{folder}: which table of the paper is it? Its name must hold table1 to table8, "
+                f"{place}: which table of the paper is it? Its name must hold table1 to table8, "
                 "as output/growth_table1 does"
             )
         if table in tables:
-            raise UserError(f"{tables[table]} and {folder} are both table {table}; name one")
-        tables[table] = folder
-        for block in ("", *_FIGURE6):
-            for (row, column, dataset), seeds in read_values(folder / "results.csv", block).items():
-                if not dataset:
-                    cells[At(table, row, column, block)] = seeds
+            raise UserError(f"{tables[table]} and {place} are both table {table}; name one")
+        tables[table] = place
+        cells |= cells_of(read_json(place)) if place.suffix == ".json" else _measured(place, table)
+    return hold(cells)
+
+
+def hold(cells: Cells) -> list[Found]:
+    """As :func:`examine`, on cells that were read before."""
     return [_find(r, c, cells) for r in RELATIONS for c in r.comparisons]
 
 
-def _find(relation: Relation, comparison: Comparison, cells: Mapping[At, Mapping]) -> Found:
+def values(folder: Path, table: int) -> list[dict[str, Any]]:
+    """The cells of a plan's folder as a json has them: row, column, block, percent by seed."""
+    return [
+        {"row": cell.row, "column": cell.column, "block": cell.block, "seeds": seeds}
+        for cell, seeds in _measured(folder, table).items()
+    ]
+
+
+def cells_of(content: Mapping[str, Any]) -> dict[At, dict[str, float]]:
+    """The cells of a json of results (:mod:`.growth_results`).
+
+    Raises:
+        UserError: it has none
+    """
+    if "values" not in content or "table" not in content:
+        raise UserError(
+            f"{content.get('title', 'the json')!r} has no values of seeds: it is no json that "
+            "tools/make_results.py collect --growth-table made; collect it again"
+        )
+    return {
+        At(content["table"], v["row"], v["column"], v["block"]): v["seeds"]
+        for v in content["values"]
+    }
+
+
+def _measured(folder: Path, table: int) -> dict[At, dict[str, float]]:
+    return {
+        At(table, row, column, block): seeds
+        for block in ("", *_FIGURE6)
+        for (row, column, dataset), seeds in read_values(folder / "results.csv", block).items()
+        if not dataset
+    }
+
+
+def _find(relation: Relation, comparison: Comparison, cells: Cells) -> Found:
     left, right = (cells.get(side, {}) for side in (comparison.left, comparison.right))
     seeds = [seed for seed in left if seed in right]
     differences = [left[seed] - right[seed] for seed in seeds]

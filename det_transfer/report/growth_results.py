@@ -5,7 +5,8 @@ Beside title, question, notes, machine, versions, day and commands it has::
     kind        "growth"
     table       the paper's
     cells       the table, as :func:`.growth.gather` gives it
-    relations   each comparison: its numbers, and what became of it
+    values      the same before it is averaged: row, column, block, percent by seed
+    relations   each comparison within the table: its numbers, and what became of it
     runs        a row for each: seed, top-1 by test set, seconds, command
 """
 
@@ -19,7 +20,7 @@ from ..run_folder import CONFIG, RUN, read_json
 from .conditions import machine as described
 from .conditions import relative, shown, versions
 from .growth import PAPER, entries, gather, table_number
-from .growth_relations import SIGNS, Found, examine, verdict_of
+from .growth_relations import SIGNS, Found, examine, values, verdict_of
 
 __all__ = ["GROWTH", "collect_growth"]
 
@@ -65,6 +66,7 @@ def collect_growth(
         "measured": max(record["ended"] for record in records)[:10],
         "collected_by": relative(command, root, [str(folder)]),
         "cells": cells,
+        "values": values(folder, number),
         "relations": [_relation(one, found) for one in found if one.n],
         "runs": [
             _row(folder / entry["run"], entry, record, root)

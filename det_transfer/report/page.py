@@ -5,11 +5,12 @@ from typing import Any
 
 from . import growth, transferability
 from .collect import KIND
+from .growth_relations import by_relation, cells_of, hold, interval, verdict_of
 from .growth_results import GROWTH
 from .html import NONE, number
 from .markdown import table
 
-__all__ = ["page", "tables"]
+__all__ = ["page", "relations_table", "tables"]
 
 _HEAD = """<!-- Made by tools/make_results.py from the json files in this folder: do not edit. -->
 # Results
@@ -148,6 +149,27 @@ def _headline(tasks: Mapping[str, Mapping[str, float | None]]) -> str:
 
 
 # Plans of "Growing a Brain" -----------------------------------------------------------------------
+
+
+def relations_table(contents: Iterable[Mapping[str, Any]]) -> str:
+    """The nine order relations, over all tables that were measured."""
+    cells: dict = {}
+    for content in contents:
+        cells |= cells_of(content)
+    rows = [
+        [
+            f"{relation.number}. {relation.words}",
+            verdict_of(group),
+            "; ".join(
+                f"{f.comparison}: {number(f.difference, sign=True)} ({interval(f)}; "
+                f"{f.paper:+.1f}){'' if f.verdict == verdict_of(group) else ' ' + f.verdict}"
+                for f in group
+            ),
+        ]
+        for relation, group in by_relation(hold(cells))
+    ]
+    head = ["relation", "is", "difference in points (95 % over seeds; the paper's)"]
+    return table(head, rows, numbers=False)
 
 
 def _growth_section(name: str, content: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ from ..run_folder import read_json, replacing
 from . import transferability
 from .collect import KIND
 from .curve import loss_curve, same_drawing, transfer_curve
-from .page import page, tables
+from .growth_results import GROWTH
+from .page import page, relations_table, tables
 
 __all__ = ["FOLDER", "copy_pictures", "render", "stale", "write"]
 
@@ -33,6 +34,7 @@ _DRAWINGS = {
     transferability.KIND: ("differences", transfer_curve),
 }
 
+RELATIONS = "growth_relations"  # the marker's name for what follows from several json files
 _MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
 
 
@@ -41,7 +43,8 @@ def render(root: str | Path) -> dict[Path, bytes]:
 
     These are the page, a drawing for each set of runs and each experiment, and README.md and
     docs/*.md where they have ``<!-- results:NAME -->`` and ``<!-- /results -->``, each on a line of
-    its own: between them stands a table.
+    its own: between them stands a table. NAME is that of a json, or growth_relations: what all
+    tables of "Growing a Brain" say together.
 
     Raises:
         UserError: a json file that is broken, a marker with a name that has no json, a picture
@@ -112,12 +115,15 @@ def _fill(text: str, path: Path, contents: Mapping[str, Mapping[str, Any]]) -> s
 
     def table(match: re.Match) -> str:
         opening, name, _, closing = match.groups()
+        link = (FOLDER / "README.md").relative_to(path.parent).as_posix()
+        if name == RELATIONS:
+            grown = [c for c in contents.values() if c.get("kind") == GROWTH]
+            return f"{opening}{relations_table(grown)}\n\n[Commands and runs]({link})\n{closing}"
         if name not in contents:
             raise UserError(
                 f"{path} asks for the results {name}, but {FOLDER} has no {name}.json "
                 f"(there are: {', '.join(contents) or 'none'})"
             )
-        link = (FOLDER / "README.md").relative_to(path.parent).as_posix()
         return f"{opening}{tables(contents[name])} [Commands and curves]({link})\n{closing}"
 
     return _MARKED.sub(table, text)

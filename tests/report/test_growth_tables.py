@@ -2,11 +2,13 @@
 
 import csv
 import statistics
+from pathlib import Path
 
 import pytest
 
 from det_transfer.errors import UserError
 from det_transfer.report.growth import PAPER, gather, page, write_csv
+from det_transfer.report.growth_relations import examine
 from det_transfer.report.growth_results import collect_growth
 from det_transfer.report.results import FOLDER, render
 from det_transfer.run_folder import write_json
@@ -131,6 +133,22 @@ def test_as_results_of_the_project(tmp_path):
     assert "| 8: two-steps > one-step | +10.0 | +10.0 to +10.0 | +13.0 | 2 | reproduced |" in text
     assert "Measured: 2026-01-02" in text
     assert str(tmp_path) not in text
+    json = tmp_path / "docs" / "results" / "growth_table8.json"
+    assert examine([json]) == examine([folder])
+    (tmp_path / "docs" / "growth.md").write_text(
+        "<!-- results:growth_relations -->\n<!-- /results -->\n"
+    )
+    text = render(tmp_path)[Path("docs/growth.md")].decode()
+    said = "two-steps > one-step: +10.0 (+10.0 to +10.0; +13.0)"
+    assert f"| 8. grown over two tasks is above grown once | reproduced | {said} |" in text
+    assert text.count("| not measured |") == 8
+
+
+def test_a_json_without_values(tmp_path):
+    path = tmp_path / "growth_table8.json"
+    write_json(path, {"title": "Two steps", "table": 8})
+    with pytest.raises(UserError, match="'Two steps' has no values of seeds"):
+        examine([path])
 
 
 def test_what_cannot_be_collected(tmp_path):

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from ..reuse import reuse_table, trunk_of
 from .hooks import RunRecord
 
-__all__ = ["Cost", "CountOperations", "measure"]
+__all__ = ["GROUPED", "Cost", "CountOperations", "measure"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def measure(model: nn.Module, batch: Any) -> Cost:
     model.train()
     saved = _SavedBytes(model)
     # Depth 3 reaches backbone.bottom_up.
-    counter = FlopCounterMode(display=False, depth=3, custom_mapping=_GROUPED)
+    counter = FlopCounterMode(display=False, depth=3, custom_mapping=GROUPED)
     with counter, EventStorage():
         with saved:
             loss = sum(model(batch).values())
@@ -118,7 +118,8 @@ def _convolution_backward(
     return forward * (wanted[0] + wanted[1])
 
 
-_GROUPED = {torch.ops.aten.convolution_backward: _convolution_backward}
+# For FlopCounterMode(custom_mapping=...).
+GROUPED = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 class _SavedBytes(saved_tensors_hooks):
@@ -153,7 +154,7 @@ class CountOperations(HookBase):
 
     def before_step(self) -> None:
         if not self._done:
-            self._counter = FlopCounterMode(display=False, custom_mapping=_GROUPED)
+            self._counter = FlopCounterMode(display=False, custom_mapping=GROUPED)
             self._counter.__enter__()
 
     def after_step(self) -> None:

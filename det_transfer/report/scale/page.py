@@ -1,0 +1,505 @@
+"""The tables of docs/scale.md, and the same numbers for a json."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...errors import UserError
+from ..markdown import table
+from .costs import disk, evaluation, memory, run_hours, step
+from .crossovers import allreduce_limit, cores_a_gpu, evaluator_limit, loader_limit
+from .inputs import Rates
+from .machine import ASSUMPTIONS, Machine, option
+from .networks import network_costs
+from .recipe import DATASETS, Recipe
+
+__all__ = ["PAIRS", "TABLES", "Estimate", "blocks", "fill", "numbers"]
+
+# Label -> what is frozen or adapted, what is fine-tuned; "" where there is no such recipe.
+_CASCADE = "configs/coco/rcnn_resnetrs101_nasfpn_cascade"
+_B7 = "configs/{}/mask_rcnn_efficientnetb7_nasfpn"
+PAIRS = {
+    "R101 Cascade, 72 epochs": (f"{_CASCADE}_frozen_72ep.yaml", f"{_CASCADE}_finetuned_72ep.yaml"),
+    "R101 Cascade, 600 epochs": (
+        f"{_CASCADE}_frozen_600ep.yaml",
+        f"{_CASCADE}_finetuned_600ep.yaml",
+    ),
+    "R101 Cascade, adapters, 600 epochs": (f"{_CASCADE}_adapters_600ep.yaml", ""),
+    "B7 Cascade, Copy-Paste, COCO": (
+        f"{_B7.format('coco')}_cascade_copypaste_frozen.yaml",
+        f"{_B7.format('coco')}_cascade_copypaste_finetuned.yaml",
+    ),
+    "B7, Copy-Paste, LVIS": (
+        f"{_B7.format('lvis')}_copypaste_frozen.yaml",
+        f"{_B7.format('lvis')}_copypaste_finetuned.yaml",
+    ),
+    "R50 Cascade, Copy-Paste, LVIS": ("configs/frozen_cascade_lvis.yaml", ""),
+    "its second stage": ("configs/frozen_cascade_lvis_stage2.yaml", ""),
+}
+# Published rates that the counts are held to: (detector, by whom and on what, images a second of a
+# GPU, its peak in TFLOP/s, GB of a GPU with two images or None). Sources: Detectron2's MODEL_ZOO.md
+# (8 V100, fp32, batch 16: 0.210 and 0.261 s, 3.0 and 3.4 GB); NVIDIA's DeepLearningExamples, Mask
+# R-CNN (one V100 of 32 GB, fp16, batch 16). Peaks of the V100 (15.7 in fp32, 125 in fp16): data
+# sheet.
+PUBLISHED = (
+    ("COCO-Detection/faster_rcnn_R_50_FPN_1x", "Detectron2, V100, fp32", 2 / 0.210, 15.7, 3.0),
+    (
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+        "Detectron2, V100, fp32",
+        2 / 0.261,
+        15.7,
+        3.4,
+    ),
+    ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", "NVIDIA, V100, fp16", 13.82, 125.0, None),
+)
+# Shares of the peak that the conclusions are tried with.
+SHARES = (0.05, 0.13, 0.4)
+# Source: the paper, 9.5 days each on a K20 (3.52 TFLOP/s in fp32, data sheet).
+K20_DAYS, K20_TFLOPS, NETWORK_COUNT = 9.5, 3.52, 163
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All that the tables are made of.
+
+    Attributes:
+        recipes: by path, all of :data:`PAIRS`
+        caffenet: counts with 0, 1, ... layers frozen
+        zoo: counts of published detectors, by name
+        sources: what was measured -> the file
+        given: names of assumptions that are not the defaults
+        gpus: the columns
+    """
+
+    recipes: Mapping[str, Recipe]
+    caffenet: Sequence[Mapping[str, Any]]
+    zoo: Mapping[str, Mapping[str, Any]]
+    rates: Rates
+    machine: Machine
+    sources: Mapping[str, str]
+    given: frozenset[str] = frozenset()
+    gpus: tuple[int, ...] = (1, 8, 64)
+
+    def rows(self):
+        """Label, recipe, of every side that there is."""
+        for label, sides in PAIRS.items():
+            for word, path in zip(("", "fine-tuned"), sides, strict=True):
+                if path:
+                    recipe = self.recipes[path]
+                    how = word or ("" if "adapters" in label or "stage" in label else "frozen")
+                    yield f"{label}, {how}" if how else label, recipe
+
+    def pairs(self):
+        """Label, frozen, fine-tuned, where there are both."""
+        for label, (frozen, finetuned) in PAIRS.items():
+            if finetuned:
+                yield label, self.recipes[frozen], self.recipes[finetuned]
+
+
+def _assumed(of: Estimate) -> str:
+    rows = [
+        [
+            f"`{option(a.name)}`",
+            f"{getattr(of.machine, a.name):g}",
+            a.text,
+            "given" if a.name in of.given else a.source,
+        ]
+        for a in ASSUMPTIONS
+    ]
+    return table(["option", "value", "what", "source"], rows, numbers=False)
+
+
+def _measured(of: Estimate) -> str:
+    rates = of.rates
+    sides = {"": "no Copy-Paste", "stream": "Copy-Paste", "pool": "Copy-Paste from the pool"}
+    rows = [
+        [
+            f"images of 1,024 px a core loads in a second, {words}",
+            _short(rates.loaded[key]),
+            "loading",
+        ]
+        for key, words in sides.items()
+    ]
+    rows.append(["photos of 256 px a core loads in a second", _short(rates.view), "counts"])
+    rows += [
+        [
+            f"milliseconds of the evaluator an image, {p.upper()} {task}",
+            _short(1000 * s),
+            "evaluation",
+        ]
+        for (p, task), s in sorted(rates.evaluator.items())
+    ]
+    rows += [
+        [f"bytes of a detection, {'box and mask' if masks else 'box'}", _short(size), "counts"]
+        for masks, size in rates.detection_bytes.items()
+    ]
+    rows += [
+        [f"GFLOP/s of two CPU cores in a step, {run.mode}", _short(run.flops / 1e9), "runs"]
+        for run in rates.cpu
+    ]
+    rows = [[what, value, f"`{of.sources[source]}`"] for what, value, source in rows]
+    return table(["what", "value", "from"], rows)
+
+
+def _counted(of: Estimate) -> str:
+    rows = [
+        [
+            label,
+            str(r.size),
+            f"{r.iterations:,} x {r.batch}",
+            f"{r.parameters / 1e6:.1f}",
+            f"{r.trained / 1e6:.1f}",
+            f"{r.forward / 1e9:,.0f}",
+            f"{r.step / 1e9:,.0f}",
+            f"{r.inference / 1e9:,.0f}",
+            f"{r.kept / 1e9:.2f}",
+        ]
+        for label, r in of.rows()
+    ]
+    head = "recipe|px|iterations|M parameters|M trained|forward|step|inference|GB kept"
+    return table(head.split("|"), rows)
+
+
+def _time(of: Estimate) -> str:
+    rows = []
+    for label, recipe in of.rows():
+        hours = [run_hours(recipe, of.rates, of.machine, n) for n in of.gpus]
+        steps = [step(recipe, of.rates, of.machine, n) for n in of.gpus]
+        cells = [f"{_hours(h)} ({s.limit})" for h, s in zip(hours, steps, strict=True)]
+        gpu_hours = [_hours(n * h) for n, h in zip(of.gpus, hours, strict=True)]
+        rows.append([label, *cells, " / ".join(gpu_hours)])
+    return table(["recipe", *_columns(of), "GPU-hours"], rows)
+
+
+def _steps(of: Estimate) -> str:
+    rows = []
+    for label, recipe in of.rows():
+        for n in of.gpus[1:]:
+            s = step(recipe, of.rates, of.machine, n)
+            parts = (s.compute, s.backward, s.loader, s.allreduce, s.seconds)
+            milliseconds = [_short(1000 * part) for part in parts]
+            rows.append([label, str(n), *milliseconds, f"{s.sent / 1e6:,.0f}", s.limit])
+    head = "recipe|GPUs|compute|of it backward|loader|all-reduce|step|MB sent a GPU|limit"
+    return table(head.split("|"), rows)
+
+
+def _limits(of: Estimate) -> str:
+    rows = []
+    for label, recipe in of.rows():
+        machine = of.machine
+        inside = loader_limit(recipe, of.rates, machine)
+        across = allreduce_limit(recipe, machine)
+        rows.append(
+            [
+                label,
+                _short(machine.rate / recipe.step),
+                _short(cores_a_gpu(recipe, of.rates, machine)),
+                _short(inside),
+                _short(across) if across < recipe.batch else f"over {recipe.batch}",
+                _short(evaluator_limit(recipe, of.rates, machine)),
+            ]
+        )
+    head = (
+        "recipe|images/s of a GPU|cores a GPU needs|loader: GPUs a machine|all-reduce: GPUs|"
+        "evaluator: GPUs"
+    )
+    return table(head.split("|"), rows)
+
+
+def _memory(of: Estimate) -> str:
+    rows = []
+    for label, recipe in of.rows():
+        cells = []
+        for n in of.gpus:
+            m = memory(recipe, of.machine, n)
+            parts = -(-int(m.images) // int(m.at_a_time))
+            words = f"{m.total / 1e9:.0f} GB, {m.images} image{'s' if m.images > 1 else ''}"
+            cells.append(f"{words} in {parts}" if parts > 1 else words)
+        m = memory(recipe, of.machine, of.gpus[-1])
+        fixed = m.weights + m.gradients + m.momentum
+        rows.append([label, f"{fixed / 1e9:.2f}", f"{recipe.kept / 1e9:.2f}", *cells])
+    return table(["recipe", "GB, network", "GB, an image", *_columns(of)], rows)
+
+
+def _disk(of: Estimate) -> str:
+    rows = []
+    for label, recipe in of.rows():
+        d = disk(recipe)
+        found = evaluation(recipe, of.rates, of.machine, 1).gathered
+        rows.append(
+            [
+                label,
+                _short(d["dataset"] / 1e9),
+                f"{d['count']:.0f}",
+                _short(d["full"] / 1e9),
+                _short(d["checkpoints"] / 1e9),
+                _short(found / 1e6),
+            ]
+        )
+    head = "recipe|GB, images|checkpoints|GB, full|GB, slim|MB, predictions"
+    return table(head.split("|"), rows)
+
+
+def _evaluation(of: Estimate) -> str:
+    rows = []
+    for label, recipe in of.rows():
+        all_ = [evaluation(recipe, of.rates, of.machine, n) for n in of.gpus]
+        one = all_[0]
+        rows.append(
+            [
+                label,
+                f"{DATASETS[recipe.dataset].test_images:,}",
+                " / ".join(_short(e.inference) for e in all_),
+                _short(one.gathered / 1e6),
+                _short(one.gather),
+                _short(one.evaluator),
+                " / ".join(f"{100 * (1 - e.inference / e.seconds):.0f}" for e in all_),
+            ]
+        )
+    gpus = " / ".join(map(str, of.gpus))
+    head = (
+        f"recipe|images|s, inference on {gpus}|MB gathered|s, gather|s, evaluator|"
+        f"% of it on one process, {gpus}"
+    )
+    return table(head.split("|"), rows)
+
+
+def _freezing(of: Estimate) -> str:
+    rows = []
+    for label, frozen, tuned in of.pairs():
+        cells = [
+            _spared(run_hours(r, of.rates, of.machine, n) for r in (frozen, tuned)) for n in of.gpus
+        ]
+        last = of.gpus[-1]
+        a, b = (memory(r, of.machine, last) for r in (frozen, tuned))
+        rows.append(
+            [
+                label,
+                _spared((frozen.step, tuned.step)),
+                *cells,
+                _spared((frozen.kept, tuned.kept)),
+                _spared((a.total - a.reserve, b.total - b.reserve)),
+                _spared((frozen.trained, tuned.trained)),
+                _spared((disk(frozen)["checkpoints"], disk(tuned)["checkpoints"])),
+            ]
+        )
+    times = [f"time, {name}" for name in _columns(of)]
+    head = ["% spared", "operations", *times, "kept an image", f"memory, {of.gpus[-1]} GPUs"]
+    return table([*head, "network", "checkpoints"], rows)
+
+
+def _networks(of: Estimate) -> str:
+    rows = []
+    for n in of.gpus:
+        cost = network_costs(of.caffenet, of.rates, of.machine, n)
+        rows.append(
+            [
+                str(n),
+                _hours(cost["seconds"] / 3600),
+                _hours(cost["busy"] / 3600),
+                _hours(cost["compute"] / 3600),
+                "loader" if cost["busy"] > 1.01 * cost["compute"] else "compute",
+            ]
+        )
+    head = "GPUs|hours|GPU-hours|of them computing|limit"
+    return table(head.split("|"), rows)
+
+
+def _published(of: Estimate) -> str:
+    rows = []
+    for name, what, rate, peak, gigabytes in PUBLISHED:
+        counted = of.zoo[name]
+        reached = rate * counted["step"] / 1e12
+        memory_ = f"{_resident(counted) / 1e9:.1f}" if gigabytes else "-"
+        rows.append(
+            [
+                name.split("/")[1],
+                what,
+                _short(rate),
+                _short(counted["step"] / 1e9),
+                _short(reached),
+                f"{100 * reached / peak:.0f}",
+                str(gigabytes or "-"),
+                memory_,
+            ]
+        )
+    network = of.caffenet[0]["step"] * 256 * 450_000 / (K20_DAYS * 86400) / 1e12
+    rows.append(
+        [
+            "CaffeNet",
+            "the paper, K20, fp32",
+            _short(256 * 450_000 / (K20_DAYS * 86400)),
+            _short(of.caffenet[0]["step"] / 1e9),
+            _short(network),
+            f"{100 * network / K20_TFLOPS:.0f}",
+            "-",
+            "-",
+        ]
+    )
+    head = (
+        "network|published by, on|images/s of a GPU|GFLOP an image, counted|TFLOP/s|% of peak|"
+        "GB, published|GB, reckoned"
+    )
+    return table(head.split("|"), rows)
+
+
+def _resident(counted: Mapping[str, Any], images: int = 2) -> float:
+    """Bytes in fp32 of network, gradients with buckets, momentum and two images."""
+    return 4 * counted["parameters"] + 12 * counted["trained"] + images * counted["kept"]
+
+
+def _cpu(of: Estimate) -> str:
+    base = of.rates.cpu[0]
+    rows = [
+        [
+            run.mode,
+            f"{run.peak / 1e9:.2f}",
+            f"{run.counted / 1e9:.2f}",
+            f"{(run.peak - base.peak) / 1e9:.2f}",
+            f"{(run.counted - base.counted) / 1e9:.2f}",
+        ]
+        for run in of.rates.cpu
+    ]
+    head = f"mode|GB, measured|GB, reckoned|more than {base.mode}, measured|reckoned"
+    return table(head.split("|"), rows)
+
+
+def _shares(of: Estimate) -> str:
+    rows = []
+    for label, frozen, tuned in of.pairs():
+        for share in SHARES:
+            machine = replace(of.machine, reached=share)
+            hours = [run_hours(r, of.rates, machine, 8) for r in (frozen, tuned)]
+            rows.append(
+                [
+                    label,
+                    f"{share:g}",
+                    *map(_hours, hours),
+                    _short(loader_limit(frozen, of.rates, machine)),
+                    *(_short(allreduce_limit(r, machine)) for r in (frozen, tuned)),
+                ]
+            )
+    head = (
+        "recipe|share of peak|hours on 8, frozen|fine-tuned|loader: GPUs a machine|"
+        "all-reduce: GPUs, frozen|fine-tuned"
+    )
+    return table(head.split("|"), rows)
+
+
+_BLOCKS: dict[str, Callable[[Estimate], str]] = {
+    "assumed": _assumed,
+    "measured": _measured,
+    "counted": _counted,
+    "time": _time,
+    "steps": _steps,
+    "limits": _limits,
+    "memory": _memory,
+    "disk": _disk,
+    "evaluation": _evaluation,
+    "freezing": _freezing,
+    "networks": _networks,
+    "published": _published,
+    "cpu": _cpu,
+    "shares": _shares,
+}
+
+
+TABLES = tuple(_BLOCKS)
+
+
+def blocks(of: Estimate) -> dict[str, str]:
+    """Name -> table in Markdown."""
+    return {name: make(of) for name, make in _BLOCKS.items()}
+
+
+_MARKED = re.compile(r"(<!-- scale:([\w-]+) -->\n)(.*?)(<!-- /scale -->)", re.DOTALL)
+
+
+def fill(text: str, tables: Mapping[str, str], page: str = "the page") -> str:
+    """`text` with the tables between ``<!-- scale:NAME -->`` and ``<!-- /scale -->``.
+
+    Raises:
+        UserError: there is no table of a name
+    """
+
+    def one(match: re.Match) -> str:
+        opening, name, _, closing = match.groups()
+        if name not in tables:
+            raise UserError(f"{page} asks for the table {name}; there are {', '.join(tables)}")
+        return f"{opening}{tables[name]}\n{closing}"
+
+    return _MARKED.sub(one, text)
+
+
+def numbers(of: Estimate) -> dict[str, Any]:
+    """All of it for a json; what is assumed apart from what is measured and what is counted."""
+    return {
+        "assumed": {
+            a.name: {
+                "value": getattr(of.machine, a.name),
+                "what": a.text,
+                "source": "given" if a.name in of.given else a.source,
+            }
+            for a in ASSUMPTIONS
+        },
+        "measured": {
+            "images_a_core_s": of.rates.loaded,
+            "photos_a_core_s": of.rates.view,
+            "evaluator_s_an_image": {f"{p}/{t}": s for (p, t), s in of.rates.evaluator.items()},
+            "bytes_a_detection": {
+                "boxes and masks" if masks else "boxes": size
+                for masks, size in of.rates.detection_bytes.items()
+            },
+            "cpu_runs": [asdict(run) for run in of.rates.cpu],
+            "sources": dict(of.sources),
+        },
+        "recipes": {label: _recipe_numbers(of, recipe) for label, recipe in of.rows()},
+        "networks": {n: network_costs(of.caffenet, of.rates, of.machine, n) for n in of.gpus},
+    }
+
+
+def _recipe_numbers(of: Estimate, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "counted": asdict(recipe),
+        "disk_bytes": disk(recipe),
+        "limits": {
+            "loader_gpus_a_machine": loader_limit(recipe, of.rates, of.machine),
+            "allreduce_gpus": allreduce_limit(recipe, of.machine),
+            "evaluator_gpus": evaluator_limit(recipe, of.rates, of.machine),
+            "cores_a_gpu": cores_a_gpu(recipe, of.rates, of.machine),
+        },
+        "gpus": {n: _on(of, recipe, n) for n in of.gpus},
+    }
+
+
+def _on(of: Estimate, recipe: Recipe, gpus: int) -> dict[str, Any]:
+    s, m = step(recipe, of.rates, of.machine, gpus), memory(recipe, of.machine, gpus)
+    hours = run_hours(recipe, of.rates, of.machine, gpus)
+    return {
+        "hours": hours,
+        "gpu_hours": gpus * hours,
+        "step_s": {**asdict(s), "seconds": s.seconds, "limit": s.limit},
+        "memory_bytes": {**asdict(m), "total": m.total},
+        "evaluation_s": asdict(evaluation(recipe, of.rates, of.machine, gpus)),
+    }
+
+
+def _columns(of: Estimate) -> list[str]:
+    return [f"{n} GPU{'s' if n > 1 else ''}" for n in of.gpus]
+
+
+def _spared(both) -> str:
+    frozen, tuned = both
+    return f"{100 * (1 - frozen / tuned):.0f}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
+
+
+def _short(value: float) -> str:
+    """Three digits, no exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -44,8 +44,9 @@ format: setup ## let ruff mend and format
 benchmark: setup ## every script in tools/benchmarks, and a page of bars (an hour)
 	@$(run) tools/run_benchmarks.py $(ARGS)
 
-results: setup ## the page of results and README's picture, from docs/results/*.json
+results: setup ## the page of results, docs/scale.md and README's picture, from docs/results/*.json
 	@$(run) tools/make_results.py $(ARGS)
+	@$(run) tools/estimate_scale.py
 	@$(run) tools/draw_results.py docs/results/quickstart.json docs/pictures/quickstart.svg \
 		--metrics AP APr APc APf
 

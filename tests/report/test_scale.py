@@ -149,7 +149,9 @@ def test_where_the_loader_begins_to_limit():
 
 
 def test_where_the_all_reduce_begins_to_limit():
-    assert allreduce_limit(FINETUNED, MACHINE) == pytest.approx(1 + 1.28 / 0.8)
+    single = replace(MACHINE, gpus_per_machine=1)
+    assert allreduce_limit(FINETUNED, single) == pytest.approx(1 + 1.28 / 0.8)
+    assert allreduce_limit(FINETUNED, MACHINE) == 4  # from the second machine on
 
 
 def test_where_the_evaluator_begins_to_limit():
@@ -209,7 +211,7 @@ def test_at_its_limit_the_loader_takes_as_long_as_computing(recipe):
 
 @given(recipes)
 def test_at_its_limit_the_all_reduce_takes_as_long_as_backward(recipe):
-    n = allreduce_limit(recipe, MACHINE)
+    n = allreduce_limit(recipe, replace(MACHINE, gpus_per_machine=1))
     backward = recipe.batch / n * (recipe.step - recipe.forward) / MACHINE.rate
     sent = 2 * (n - 1) / n * 4 * recipe.trained
     assert sent / 1e9 == pytest.approx(backward, rel=1e-6, abs=1e-9)  # 1 GB/s between machines

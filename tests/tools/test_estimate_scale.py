@@ -1,13 +1,17 @@
 """tools/estimate_scale.py: its page is up to date, its counts are right, mistakes are told."""
 
+import contextlib
+import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+
+from tools import estimate_scale
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = json.loads((ROOT / "docs/results/benchmark_scale.json").read_text())
@@ -15,13 +19,16 @@ CONFIGS = json.loads((ROOT / "docs/configs.json").read_text())
 
 
 def estimate(*words):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools/estimate_scale.py"), *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    """The program, in this process."""
+    output, errors = io.StringIO(), io.StringIO()
+    argv = ["tools/estimate_scale.py", *map(str, words)]
+    with (
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = estimate_scale.run()
+    return SimpleNamespace(returncode=code, stdout=output.getvalue(), stderr=errors.getvalue())
 
 
 def test_the_page_is_up_to_date():
@@ -83,7 +90,6 @@ def test_a_json_that_is_wrong(tmp_path, name, content, said):
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {path}")
     assert said in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_json_without_a_side(tmp_path):

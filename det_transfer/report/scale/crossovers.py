@@ -29,15 +29,16 @@ def allreduce_limit(recipe: Recipe, machine: Machine) -> float:
     """GPUs above which the all-reduce between machines is longer than backward, at a fixed batch.
 
     Backward of batch / n images takes b / n seconds (b = batch x operations / rate), and
-    2 (n - 1) / n x S bytes go over a link of B bytes a second: n = 1 + b B / (2 S).
+    2 (n - 1) / n x S bytes go over a link of B bytes a second: n = 1 + b B / (2 S). Where that is
+    less than one machine has, it is from the second machine on.
     """
     backward = recipe.batch * (recipe.step - recipe.forward) / machine.rate
     link = min(machine.gpu_link, machine.machine_link) * 1e9 * machine.link_reached
-    return 1 + backward * link / (2 * _FP32 * recipe.trained)
+    across = 1 + backward * link / (2 * _FP32 * recipe.trained)
+    return max(machine.gpus_per_machine, across)
 
 
 def evaluator_limit(recipe: Recipe, rates: Rates, machine: Machine) -> float:
     """GPUs above which gathering and the one evaluator take longer than inference on all."""
     one = evaluation(recipe, rates, machine, 1)
-    images_s = one.gather + one.evaluator
-    return max(one.inference, 0.0) / images_s
+    return one.inference / (one.gather + one.evaluator)

@@ -55,7 +55,7 @@ def network_costs(
 
     Returns:
         "seconds" until the last is done, "busy" of all GPUs together, "compute" without a loader's
-        limit, "operations", and "spared" of them by freezing
+        limit, "tuned" if nothing were frozen, "operations", and "spared" of them by freezing
     """
     loading = (
         BATCH
@@ -64,19 +64,22 @@ def network_costs(
     )
     loader = loading / rates.view
     first, rest, operations, full = [], [], 0.0, 0.0
-    compute = 0.0
+    compute = tuned = 0.0
+    whole = BATCH * counted[_ALL]["step"]
     for group in NETWORKS:
         step = BATCH * counted[group.frozen]["step"]
         seconds = group.iterations * max(step / machine.rate, loader)
         (first if group.first else rest).extend([seconds] * group.count)
         runs = group.count * group.iterations
         operations += runs * step
-        full += runs * BATCH * counted[_ALL]["step"]
+        full += runs * whole
+        tuned += runs * max(whole / machine.rate, loader)
         compute += runs * step / machine.rate
     return {
         "seconds": makespan(first, gpus) + makespan(rest, gpus),
         "busy": sum(first) + sum(rest),
         "compute": compute,
+        "tuned": tuned,
         "operations": operations,
         "spared": full - operations,
         "loader": loader,

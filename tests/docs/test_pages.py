@@ -106,7 +106,9 @@ def flags():
     sources += [ROOT / "det_transfer" / "engine" / "setup.py"]
     found = {f for path in sources for f in re.findall(r'"(--[a-z][\w-]*)"', path.read_text())}
     from det_transfer.engine.setup import argument_parser
+    from det_transfer.report.scale.machine import ASSUMPTIONS, option
 
+    found |= {option(assumption.name) for assumption in ASSUMPTIONS}
     return found | set(argument_parser("")._option_string_actions) | OTHERS_FLAGS
 
 

@@ -47,6 +47,9 @@ SUITE = {
         "step_profile", cuda="--device cuda --batch 8 --size 1024 --rois 512"
     ),
     "nasfpn": Benchmark("nasfpn", cuda="--device cuda --batch 16 --compile"),
+    "scale": Benchmark(
+        "scale", f"--photos {DRAWN}/train --annotations {DRAWN}/openmoji_lvis_train.json"
+    ),
     "shared_backbone": Benchmark("shared_backbone", cuda="--device cuda --size 1024"),
     "cost_growth": Benchmark(
         "cost_growth",

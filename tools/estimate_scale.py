@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 
 from det_transfer.errors import UserError
+from det_transfer.report.scale.estimate import PAIRS, Estimate, numbers
 from det_transfer.report.scale.inputs import read_networks, read_rates, read_recipes, read_zoo
 from det_transfer.report.scale.machine import ASSUMPTIONS, option, read_machine
-from det_transfer.report.scale.page import PAIRS, TABLES, Estimate, blocks, fill, numbers
+from det_transfer.report.scale.page import TABLES, blocks, fill
 from det_transfer.run_folder import replacing, write_json
 
 DEFAULT_GPUS = (1, 8, 64)

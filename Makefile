@@ -9,7 +9,7 @@ lock := UV_CUSTOM_COMPILE_COMMAND="make lock (for Linux, CPython 3.10 and later)
 	--universal --python-version 3.10 --generate-hashes --no-emit-index-url $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow fuzz faults lint format lock benchmark results api clean
+.PHONY: help setup quickstart test test-floor test-slow fuzz faults lint format lock benchmark results api clean
 
 help: ## list the targets
 	@echo "make TARGET [ARGS='options for the program'] [PYTHON=python3.12: which Python makes $(VENV)]"
@@ -23,6 +23,10 @@ quickstart: setup ## from nothing to a trained and evaluated detector in about t
 
 test: setup ## the tests, without the slow ones, on all cores (at most 8)
 	@$(run) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+test-floor: ## the tests on the oldest torch, torchvision and timm that are supported
+	@$(PYTHON) tools/bootstrap.py --floor
+	@$(VENV)-floor/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: setup ## the slow tests alone
 	@$(run) -m pytest -m slow $(ARGS)
@@ -57,6 +61,9 @@ api: setup ## pages of the API from its docstrings, in output/api
 
 lock: ## solve the requirements anew with uv (ARGS=--upgrade: newest versions)
 	$(lock) --no-emit-package opencv-python requirements/base.in -o requirements/lock.txt
+	cp requirements/lock.txt requirements/floor.txt
+	$(lock) --no-emit-package opencv-python --override requirements/floor.in requirements/base.in \
+		-o requirements/floor.txt
 	$(lock) -c requirements/lock.txt requirements/build.in -o requirements/build.txt
 
 clean: ## remove what tools leave behind; .venv, output and datasets stay

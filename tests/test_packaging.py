@@ -12,7 +12,7 @@ import pytest
 import det_transfer
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ["build.txt", "lock.txt", "detectron2.txt"]
+LOCKS = ["build.txt", "lock.txt", "floor.txt", "detectron2.txt"]
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +113,34 @@ def test_every_pin_is_exact_and_has_hashes(lock):
         assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", text), pin
 
 
-def test_the_lock_leaves_out_what_needs_a_screen():
-    assert "opencv-python" not in wanted("lock.txt")
-    assert "opencv-python-headless" in wanted("lock.txt")
+def test_the_floor_is_the_oldest_that_setup_allows(described):
+    extras = described["extras_require"]
+    asked = [*described["install_requires"], *extras["torch"]]
+    floors = dict(line.split(">=") for line in asked if ">=" in line)
+    text = (ROOT / "requirements/floor.in").read_text()
+    pinned = dict(re.findall(r"^([a-z]+)==([0-9.]+)", text, re.MULTILINE))
+    assert floors.keys() <= pinned.keys()
+    assert all((pinned[name] + ".").startswith(f"{floor}.") for name, floor in floors.items())
+    locked = (ROOT / "requirements/floor.txt").read_text()
+    assert all(f"\n{name}=={version} ;" in locked for name, version in pinned.items())
 
 
-def test_the_lock_is_for_linux_alone():
-    assert not re.search("win32|darwin|emscripten", (ROOT / "requirements/lock.txt").read_text())
+def test_the_floor_is_else_the_lock():
+    """But for what torch asks for by exact version."""
+    changed = names(pins("floor.txt").keys() - pins("lock.txt").keys())
+    changed = {name for name in changed if not name.startswith("nvidia-")}
+    assert changed == {"torch", "torchvision", "timm", "triton", "sympy"}
+
+
+@pytest.mark.parametrize("lock", ["lock.txt", "floor.txt"])
+def test_the_lock_leaves_out_what_needs_a_screen(lock):
+    assert "opencv-python" not in wanted(lock)
+    assert "opencv-python-headless" in wanted(lock)
+
+
+@pytest.mark.parametrize("lock", ["lock.txt", "floor.txt"])
+def test_the_lock_is_for_linux_alone(lock):
+    assert not re.search("win32|darwin|emscripten", (ROOT / "requirements" / lock).read_text())
 
 
 # In pieces, so that this file passes its own scan.

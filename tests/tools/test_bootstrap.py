@@ -28,13 +28,18 @@ def bootstrap():
 def root(tmp_path, bootstrap, monkeypatch):
     """A checkout that has what the stamp depends on, and nothing installed."""
     root = tmp_path / "a checkout"  # a space in the path must not matter
-    for name in (*bootstrap.INPUTS, "det_transfer/__init__.py"):
+    for name in (*bootstrap.Place(root).inputs, "det_transfer/__init__.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"{name}\n")
     (root / "det_transfer/__init__.py").write_text('__version__ = "1.2"\n')
     monkeypatch.setattr(bootstrap, "ROOT", root)
     monkeypatch.setattr(sys, "argv", ["bootstrap.py"])
     return root
+
+
+@pytest.fixture
+def place(bootstrap, root):
+    return bootstrap.Place(root)
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def test_an_old_python_can_read_it():
 
 @pytest.mark.parametrize("version", [(3, 10, 0), (3, 11, 2), (3, 14, 1)])
 def test_python_that_the_lock_knows(bootstrap, version):
-    bootstrap.check_python(version)
+    bootstrap.check_python(bootstrap.Place(SCRIPT.parent), version)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_python_too_old_or_too_new(bootstrap, version, why, monkeypatch):
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
     line = rf"^Python \d\.\d+\.\d+ is too {why}.*install one and name it: make PYTHON="
     with pytest.raises(bootstrap.Stop, match=line):
-        bootstrap.check_python(version)
+        bootstrap.check_python(bootstrap.Place(SCRIPT.parent), version)
 
 
 def test_the_wrong_python_names_one_that_is_here(bootstrap, monkeypatch):
@@ -84,13 +89,28 @@ def test_the_wrong_python_names_one_that_is_here(bootstrap, monkeypatch):
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: name != "python9.9")
     monkeypatch.setattr(bootstrap, "_runs", lambda name, *_: name == "python9.7")
     with pytest.raises(bootstrap.Stop, match=r"has one: make PYTHON=python9\.7 "):
-        bootstrap.check_python((3, 9, 0))
+        bootstrap.check_python(bootstrap.Place(SCRIPT.parent), (3, 9, 0))
 
 
 def one_line(capsys):
     """What the program said on stderr, which must be a single line."""
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_the_floor_in_a_venv_of_its_own(bootstrap, root, monkeypatch):
+    found = []
+    monkeypatch.setattr(bootstrap, "set_up", found.append)
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--floor"])
+    assert bootstrap.main() == 0
+    (place,) = found
+    assert place.root == root
+    assert place.venv == root / ".venv-floor"
+    assert "requirements/floor.txt" in place.inputs
+    assert "requirements/lock.txt" not in place.inputs
+    bootstrap.check_python(place, (3, 13, 0))
+    with pytest.raises(bootstrap.Stop, match=r"the locked set is for 3\.10 to 3\.13"):
+        bootstrap.check_python(place, (3, 14, 0))
 
 
 def test_not_linux(bootstrap, root, monkeypatch, capsys):
@@ -123,23 +143,23 @@ def test_no_disk_space(bootstrap, root, monkeypatch, capsys):
     assert f"{bootstrap.PEAK_GIB:.1f} GiB are needed" in line
 
 
-def test_disk_needed_falls_with_what_is_there(bootstrap, root, monkeypatch):
+def test_disk_needed_falls_with_what_is_there(bootstrap, root, place, monkeypatch):
     monkeypatch.setattr(bootstrap, "FULL_GIB", 1 / 64)  # 16 MiB
     site = root / ".venv/lib/python3.10/site-packages"
     site.mkdir(parents=True)
-    assert bootstrap.disk_needed(root) == bootstrap.PEAK_GIB
+    assert bootstrap.disk_needed(place) == bootstrap.PEAK_GIB
     (site / "half").write_bytes(bytes(8 * 2**20))
-    assert bootstrap.disk_needed(root) == pytest.approx(bootstrap.PEAK_GIB / 2, rel=0.01)
+    assert bootstrap.disk_needed(place) == pytest.approx(bootstrap.PEAK_GIB / 2, rel=0.01)
     (site / "more").write_bytes(bytes(9 * 2**20))
-    assert bootstrap.disk_needed(root) == 0
+    assert bootstrap.disk_needed(place) == 0
 
 
 # The stamp ---------------------------------------------------------------------------------------
 @pytest.fixture
-def done(bootstrap, root, venv):
+def done(bootstrap, root, place, venv):
     fake_python(venv, "")
-    (venv / "bootstrap.done").write_text(bootstrap.digest(root) + "\n")
-    assert bootstrap.is_done(root)
+    (venv / "bootstrap.done").write_text(bootstrap.digest(place) + "\n")
+    assert bootstrap.is_done(place)
     return root
 
 
@@ -153,43 +173,43 @@ def test_nothing_is_done_twice(bootstrap, done, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_every_input_counts(bootstrap, done):
-    for name in bootstrap.INPUTS:
+def test_every_input_counts(bootstrap, done, place):
+    for name in place.inputs:
         text = (done / name).read_text()
         (done / name).write_text(text + "x")
-        assert not bootstrap.is_done(done), name
+        assert not bootstrap.is_done(place), name
         (done / name).write_text(text)
-    assert bootstrap.is_done(done)
+    assert bootstrap.is_done(place)
 
 
-def test_our_version_counts_and_the_rest_of_the_file_does_not(bootstrap, done):
+def test_our_version_counts_and_the_rest_of_the_file_does_not(bootstrap, done, place):
     ours = done / "det_transfer/__init__.py"
     ours.write_text('"""New words."""\n__version__ = "1.2"\n')
-    assert bootstrap.is_done(done)
+    assert bootstrap.is_done(place)
     ours.write_text('__version__ = "1.3"\n')
-    assert not bootstrap.is_done(done)
+    assert not bootstrap.is_done(place)
 
 
-def test_a_moved_checkout_is_not_done(bootstrap, done):
-    assert not bootstrap.is_done(done.rename(done.with_name("moved")))
+def test_a_moved_checkout_is_not_done(bootstrap, done, place):
+    assert not bootstrap.is_done(place._replace(root=done.rename(done.with_name("moved"))))
 
 
-def test_a_python_that_is_gone_is_not_done(bootstrap, done):
+def test_a_python_that_is_gone_is_not_done(bootstrap, done, place):
     python = done / ".venv/bin/python"
     python.unlink()
     python.symlink_to("/nowhere/python3")
-    assert not bootstrap.is_done(done)
+    assert not bootstrap.is_done(place)
 
 
 # .venv -------------------------------------------------------------------------------------------
-def test_a_venv_of_somebody_else_is_not_removed(bootstrap, root, venv):
+def test_a_venv_of_somebody_else_is_not_removed(bootstrap, place, venv):
     (venv / "precious").touch()
     with pytest.raises(bootstrap.Stop, match=r"rm -r .*venv"):
-        bootstrap.make_venv(root)
+        bootstrap.make_venv(place)
     assert (venv / "precious").exists()
 
 
-def test_an_unfinished_venv_is_made_anew(bootstrap, root, venv, monkeypatch):
+def test_an_unfinished_venv_is_made_anew(bootstrap, place, venv, monkeypatch):
     (venv / "bootstrap.unfinished").touch()
     (venv / "half").touch()
     commands = []
@@ -200,13 +220,13 @@ def test_an_unfinished_venv_is_made_anew(bootstrap, root, venv, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "")
 
     monkeypatch.setattr(bootstrap.subprocess, "run", run)
-    bootstrap.make_venv(root)
+    bootstrap.make_venv(place)
     assert commands == [[sys.executable, "-m", "venv", str(venv)]]
     assert not (venv / "half").exists()
     assert not (venv / "bootstrap.unfinished").exists()
 
 
-def test_a_venv_that_works_is_kept_and_healed(bootstrap, root, venv):
+def test_a_venv_that_works_is_kept_and_healed(bootstrap, place, venv):
     fake_python(venv, "")
     site = venv / "lib/python3.10/site-packages"
     for name in ("whole-1.dist-info", "half-1.dist-info", "~orch", "whole"):
@@ -214,7 +234,7 @@ def test_a_venv_that_works_is_kept_and_healed(bootstrap, root, venv):
         (site / name / "METADATA").touch()
     (site / "whole-1.dist-info" / "INSTALLER").touch()
     (venv / "tmp" / "left by a killed pip").touch()
-    bootstrap.make_venv(root)
+    bootstrap.make_venv(place)
     assert sorted(path.name for path in site.iterdir()) == ["whole", "whole-1.dist-info"]
     assert list((venv / "tmp").iterdir()) == []
 
@@ -241,7 +261,7 @@ NO_NETWORK = (
         ([], "pip failed"),
     ],
 )
-def test_pip_fails_with_one_line(bootstrap, root, venv, monkeypatch, capfd, said, reason):
+def test_pip_fails_with_one_line(bootstrap, root, place, venv, monkeypatch, capfd, said, reason):
     fake_python(
         venv,
         f"""
@@ -259,10 +279,10 @@ def test_pip_fails_with_one_line(bootstrap, root, venv, monkeypatch, capfd, said
     (line,) = err.splitlines()
     assert line.startswith(f"bootstrap: {reason}")
     assert str(venv / "pip.log") in line
-    assert not bootstrap.is_done(root)
+    assert not bootstrap.is_done(place)
 
 
-def test_the_steps_in_order_then_the_stamp(bootstrap, root, venv, monkeypatch):
+def test_the_steps_in_order_then_the_stamp(bootstrap, root, place, venv, monkeypatch):
     fake_python(
         venv,
         """
@@ -284,7 +304,7 @@ def test_the_steps_in_order_then_the_stamp(bootstrap, root, venv, monkeypatch):
     )
     monkeypatch.setattr(bootstrap, "check_disk", lambda root: None)
     assert bootstrap.main() == 0
-    assert bootstrap.is_done(root)
+    assert bootstrap.is_done(place)
     assert not (venv / "tmp").exists()
     assert not (venv / "pip.log").exists()
     calls = (venv / "pip.log.kept").read_text().splitlines()
@@ -297,10 +317,10 @@ def test_the_steps_in_order_then_the_stamp(bootstrap, root, venv, monkeypatch):
         assert ("--require-hashes" in call) == (".txt" in call)
 
 
-def test_a_detectron2_that_is_there_is_left_alone(bootstrap, root, venv, monkeypatch):
+def test_a_detectron2_that_is_there_is_left_alone(bootstrap, place, venv, monkeypatch):
     fake_python(venv, "sys.exit(0)")
     monkeypatch.setattr(bootstrap, "pip", lambda *_: pytest.fail("pip was called"))
-    bootstrap.install_detectron2(root)
+    bootstrap.install_detectron2(place)
 
 
 @pytest.mark.parametrize(

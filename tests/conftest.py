@@ -1,6 +1,9 @@
-"""What all tests share: one thread, no CUDA surprises, a tiny dataset made once."""
+"""What all tests share: one thread, no CUDA surprises, no network, a tiny dataset made once."""
 
 import os
+import runpy
+import tempfile
+from pathlib import Path
 
 # Before torch starts its threads: two test runs on two cores must not fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +11,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# Here, and in every Python that a test starts.
+NO_NETWORK = Path(__file__).parent / "no_network"
+ROOT = Path(__file__).parents[1]
+BARRED = tempfile.NamedTemporaryFile("r", prefix="barred_network_")  # noqa: SIM115
+os.environ["BARRED_NETWORK"] = BARRED.name
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(NO_NETWORK), str(ROOT), os.environ.get("PYTHONPATH")])
+)
+runpy.run_path(str(NO_NETWORK / "sitecustomize.py"))
 
 torch.set_num_threads(1)
 
@@ -17,6 +30,14 @@ settings.register_profile(
 )
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(autouse=True)
+def no_network():
+    """Fails a test under which anything reached for the network, caught or not."""
+    yield BARRED
+    if reached := BARRED.read():
+        pytest.fail(reached.strip(), pytrace=False)
 
 
 @pytest.fixture(scope="session")

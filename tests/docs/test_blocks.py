@@ -104,7 +104,7 @@ def run_python(page):
 
 def shell(line, project):
     path = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-c", line], cwd=project, env=environment, capture_output=True, text=True
     )

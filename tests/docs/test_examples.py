@@ -33,7 +33,7 @@ def start(folder, program, data, *options):
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-3000:]

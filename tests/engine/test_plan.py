@@ -300,7 +300,7 @@ LONG = """
 
 
 def start(path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "tools/run_plan.py", str(path)],
         cwd=ROOT,
@@ -386,7 +386,6 @@ def test_real_trainings_two_stages(tiny_coco, tmp_path):
             process = subprocess.Popen(
                 [sys.executable, "tools/run_plan.py", str(path), "--output", str(made.output)],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
                 start_new_session=True,
             )
             while not list(made.output.glob("*/model_0000001.pth")):

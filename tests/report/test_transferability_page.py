@@ -236,7 +236,7 @@ def tool(*words):
         f"sys.argv = ['report_transferability.py', *{list(map(str, words))!r}]; "
         f"runpy.run_path({str(ROOT / 'tools/report_transferability.py')!r}, run_name='__main__')"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )

@@ -62,7 +62,7 @@ def test_a_classifier_then_detectors(tiny_coco, tmp_path):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     rows = {r["run"]: r for r in csv.DictReader((tmp_path / "out" / "results.csv").open())}

@@ -14,7 +14,7 @@ TINY = ROOT / "tests" / "engine" / "tiny.yaml"
 
 
 def start(*command, timeout=300):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*map(str, command)],
         capture_output=True,

@@ -1,6 +1,7 @@
 # Targets for people; `make` alone lists them. Needs GNU make and a Python of 3.10 or later.
 PYTHON ?= python3
 VENV := .venv
+AUDIT ?= lock build detectron2
 UV ?= $(firstword $(shell command -v uv) $(VENV)/bin/uv)
 ARGS ?=
 
@@ -9,7 +10,8 @@ lock := UV_CUSTOM_COMPILE_COMMAND="make lock (for Linux, CPython 3.10 and later)
 	--universal --python-version 3.10 --generate-hashes --no-emit-index-url $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-floor test-slow fuzz faults lint format lock benchmark results api clean
+.PHONY: help setup quickstart test test-floor test-slow fuzz faults lint format lock audit benchmark \
+	results licenses api clean
 
 help: ## list the targets
 	@echo "make TARGET [ARGS='options for the program'] [PYTHON=python3.12: which Python makes $(VENV)]"
@@ -65,6 +67,17 @@ lock: ## solve the requirements anew with uv (ARGS=--upgrade: newest versions)
 	$(lock) --no-emit-package opencv-python --override requirements/floor.in requirements/base.in \
 		-o requirements/floor.txt
 	$(lock) -c requirements/lock.txt requirements/build.in -o requirements/build.txt
+
+# What cannot be looked up fails too (--strict). Each pin is asked for as it stands, nothing is solved.
+audit: ## the locked sets against the package index's advisories, by pip-audit (AUDIT=floor)
+	@test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && \
+		$(VENV)-audit/bin/python -m pip install -q pip-audit; }
+	@status=0; for file in $(AUDIT); do echo "requirements/$$file.txt"; \
+		$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		-r requirements/$$file.txt $(ARGS) || status=1; done; exit $$status
+
+licenses: setup ## docs/licenses.json and its table in docs/dependencies.md, from what is installed
+	@$(run) tools/make_license_table.py $(ARGS)
 
 clean: ## remove what tools leave behind; .venv, output and datasets stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -177,5 +177,5 @@ def test_no_tracked_file_holds(what):
 
 def test_make_without_a_target_lists_the_targets():
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("quickstart", "test", "lint", "lock", "clean"):
+    for target in ("quickstart", "test", "test-floor", "lint", "lock", "audit", "clean"):
         assert re.search(rf"^  {target} +\w", listed, re.MULTILINE), target

@@ -145,8 +145,12 @@ def _feature_info(name: str, options: dict[str, Any]) -> dict[int, int]:
         near = nearest(name, timm.list_models())
         hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
         raise UserError(f"{_KEY} {name!r} is not a model of timm {timm.__version__}; {hint}")
-    with torch.device("meta"):  # no memory, no time: only the metadata are looked at
-        strides = [level["reduction"] for level in _create(name, options).feature_info.info]
+    try:
+        with torch.device("meta"):  # no memory, no time: only the metadata are looked at
+            net = _create(name, options)
+    except UserError:  # an older timm reads numbers off tensors while it builds some; or a mistake
+        net = _create(name, options)
+    strides = [level["reduction"] for level in net.feature_info.info]
     if len(set(strides)) < 2:
         raise UserError(
             f"{_KEY} {name} cannot serve: all its features have stride {strides[0]} (a plain "

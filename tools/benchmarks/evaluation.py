@@ -11,7 +11,8 @@ end to end
 peak memory
     what the process grows by beyond its imports
 
-The precision and recall of every category are compared in full, not the means alone.
+The precision and recall of every category are compared in full, not the means alone. Where the
+package faster-coco-eval is installed, it is a third side under COCO's protocol.
 
     python tools/benchmarks/evaluation.py                              # 3 minutes
     python tools/benchmarks/evaluation.py --repeats 3 --output FILE    # medians
@@ -20,6 +21,7 @@ The precision and recall of every category are compared in full, not the means a
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -32,7 +34,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -46,6 +48,8 @@ HEIGHT, WIDTH = 480, 640
 LIMITS = {"coco": (1, 10, 100), "lvis": (300,)}
 MEASURED = ("call_s", "call_cpu_s", "end_to_end_s", "end_to_end_cpu_s", "peak_mb")
 OFFICIAL = {"coco": "pycocotools", "lvis": "lvis"}
+PEER = "faster_coco_eval"
+SIDES = ("official", PEER, "ours")
 
 
 # Synthetic data ----------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ def _now() -> Clocks:
 
 def measure(side: str, protocol: str, task: str, folder: Path) -> None:
     """Run one side and print its times, memory and metrics as json; leave its arrays in a file."""
-    run = _ours if side == "ours" else {"coco": _pycocotools, "lvis": _lvis}[protocol]
+    run = {"ours": _ours, PEER: _faster}.get(side) or OFFICIAL_RUNS[protocol]
     if (side, protocol) == ("official", "lvis"):
         import_lvis()
     elif side == "ours":
@@ -204,6 +208,21 @@ def _pycocotools(protocol: str, task: str, folder: Path) -> tuple[Clocks, Accumu
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    return _as_pycocotools(COCO, COCOeval, protocol, task, folder)
+
+
+def _faster(protocol: str, task: str, folder: Path) -> tuple[Clocks, Accumulated]:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    return _as_pycocotools(COCO, COCOeval_faster, protocol, task, folder)
+
+
+OFFICIAL_RUNS = {"coco": _pycocotools, "lvis": _lvis}
+
+
+def _as_pycocotools(
+    COCO: Any, COCOeval: Any, protocol: str, task: str, folder: Path
+) -> tuple[Clocks, Accumulated]:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(folder / "truth.json"))
         found = _result_dicts(folder, task)
@@ -235,6 +254,11 @@ def _memory(field: str) -> float:
 # All of them -------------------------------------------------------------------------------------
 
 
+def sides_of(protocol: str) -> list[str]:
+    peer = protocol == "coco" and importlib.util.find_spec(PEER)
+    return [side for side in SIDES if side != PEER or peer]
+
+
 def compare(protocol: str, task: str, sides: list[str], repeats: int, folder: Path) -> dict:
     """Measure the sides in turn, `repeats` times; medians with the extremes, and their ratio."""
     measured: dict[str, list[dict]] = {side: [] for side in sides}
@@ -245,11 +269,13 @@ def compare(protocol: str, task: str, sides: list[str], repeats: int, folder: Pa
     for side, runs in measured.items():
         row[side] = {key: _spread([r[key] for r in runs]) for key in MEASURED}
         row[side]["metrics"] = runs[0]["metrics"]
-    if len(sides) == 2:
-        row["official_over_ours"] = {
-            key: row["official"][key]["median"] / row["ours"][key]["median"] for key in MEASURED
+    others = [side for side in sides if side != "ours"]
+    for side in others:
+        row[f"{side}_over_ours"] = {
+            key: row[side][key]["median"] / row["ours"][key]["median"] for key in MEASURED
         }
-        row["largest_difference"] = _difference(folder)
+    if others:
+        row["largest_difference"] = max(_difference(folder, side) for side in others)
     return row
 
 
@@ -265,9 +291,9 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _difference(folder: Path) -> float:
+def _difference(folder: Path, side: str) -> float:
     """The largest difference in precision or recall of any category; absent must be absent."""
-    ours, official = (np.load(folder / f"{side}.npz") for side in ("ours", "official"))
+    ours, official = (np.load(folder / f"{name}.npz") for name in ("ours", side))
     for name in ("precision", "recall"):
         if not np.array_equal(np.isnan(ours[name]), np.isnan(official[name])):
             return float("inf")
@@ -292,20 +318,19 @@ def machine() -> dict:
 
 def print_row(row: dict) -> None:
     name = f"{row['protocol']:5}{row['task']:5}"
-    for side in ("official", "ours"):
-        if side in row:
-            package = OFFICIAL[row["protocol"]] if side == "official" else "ours"
-            call, call_cpu, whole, whole_cpu, peak = (row[side][k]["median"] for k in MEASURED)
-            print(
-                f"{name} {package:12} call {call:8.2f} s (cpu {call_cpu:8.2f})   "
-                f"end to end {whole:8.2f} s (cpu {whole_cpu:8.2f})   peak {peak:6.0f} MB   "
-                f"AP {row[side]['metrics']['AP']:.6f}"
-            )
-    if "official_over_ours" in row:
-        call, call_cpu, whole, whole_cpu, peak = row["official_over_ours"].values()
+    for side in (side for side in SIDES if side in row):
+        package = OFFICIAL[row["protocol"]] if side == "official" else side
+        call, call_cpu, whole, whole_cpu, peak = (row[side][k]["median"] for k in MEASURED)
         print(
-            f"{name} ours: call {call:.1f} times faster (cpu {call_cpu:.1f}), end to end "
-            f"{whole:.1f} times (cpu {whole_cpu:.1f}), {peak:.1f} times less memory; largest "
+            f"{name} {package:16} call {call:8.2f} s (cpu {call_cpu:8.2f})   "
+            f"end to end {whole:8.2f} s (cpu {whole_cpu:8.2f})   peak {peak:6.0f} MB   "
+            f"AP {row[side]['metrics']['AP']:.6f}"
+        )
+    for side in (side for side in SIDES if f"{side}_over_ours" in row):
+        call, call_cpu, whole, whole_cpu, peak = row[f"{side}_over_ours"].values()
+        print(
+            f"{name} ours against {side}: call {call:.1f} times faster (cpu {call_cpu:.1f}), end "
+            f"to end {whole:.1f} times (cpu {whole_cpu:.1f}), {peak:.1f} times less memory; largest "
             f"difference {row['largest_difference']:.1e}"
         )
 
@@ -358,12 +383,13 @@ def main() -> None:
             masks=any(name.endswith("segm") for name in args.only),
             result_json=not args.ours_only,
         )
-        sides = ["ours"] if args.ours_only else ["official", "ours"]
         for protocol, task in (name.split("/") for name in args.only):
+            sides = ["ours"] if args.ours_only else sides_of(protocol)
             rows.append(compare(protocol, task, sides, args.repeats, folder))
             print_row(rows[-1])
     if args.output:
-        packages = ("numpy", "hotcoco", "pycocotools", "lvis")
+        packages = ["numpy", "hotcoco", "pycocotools", "lvis"]
+        packages += [PEER] if any(PEER in row for row in rows) else []
         report = {
             "title": "Benchmark: evaluation",
             "command": shlex.join(["python", "tools/benchmarks/evaluation.py", *sys.argv[1:]]),

@@ -330,8 +330,8 @@ def print_row(row: dict) -> None:
         call, call_cpu, whole, whole_cpu, peak = row[f"{side}_over_ours"].values()
         print(
             f"{name} ours against {side}: call {call:.1f} times faster (cpu {call_cpu:.1f}), end "
-            f"to end {whole:.1f} times (cpu {whole_cpu:.1f}), {peak:.1f} times less memory; largest "
-            f"difference {row['largest_difference']:.1e}"
+            f"to end {whole:.1f} times (cpu {whole_cpu:.1f}), {peak:.1f} times less memory; "
+            f"largest difference {row['largest_difference']:.1e}"
         )
 
 

@@ -32,6 +32,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.utils.events import EventStorage
 from sides import Turns, machine, take_turns
 
@@ -90,6 +91,7 @@ def trainer(args: argparse.Namespace, folder: Path, output: str) -> Classificati
 
 def side(args: argparse.Namespace, folder: Path, output: str) -> Callable[[], None]:
     """A training step of one side; how long its making took lies in a file beside."""
+    torch.set_num_threads(1)
     start, computed = time.perf_counter(), time.process_time()
     made = trainer(args, folder, output)
     took = {"s": time.perf_counter() - start, "cpu_s": time.process_time() - computed}

@@ -13,6 +13,7 @@ Exit codes: 0 all were measured, 1 one has failed, 2 a mistake in the command.
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 import time
@@ -26,7 +27,8 @@ from det_transfer.report.benchmarks import write_page
 from det_transfer.run_folder import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAWN = Path(datasets_root()) / "openmoji"  # pictures with masks, for what needs some
+# Pictures with masks, for what needs some.
+DRAWN = shlex.quote(str(Path(datasets_root()) / "openmoji"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def measure(name: str, words: str, output: Path) -> str:
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
-            [sys.executable, str(script), *words.split(), "--output", str(json)],
+            [sys.executable, str(script), *shlex.split(words), "--output", str(json)],
             stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     if done.returncode:

@@ -63,10 +63,8 @@ def _leaves(
     value: Any, path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], tuple[float, float, float]]]:
     if isinstance(value, Mapping) and "median" in value:
-        yield (
-            path,
-            (value["median"], value.get("min", value["median"]), value.get("max", value["median"])),
-        )
+        middle = value["median"]
+        yield path, (middle, value.get("min", middle), value.get("max", middle))
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             if not name.startswith(_NOT_MEASURED):

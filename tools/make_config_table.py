@@ -23,12 +23,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 from tqdm import tqdm
 
 from det_transfer.config import load_config
 from det_transfer.data.synthetic import OBJECTS, synthetic_batch
-from det_transfer.engine.analysis import Cost, measure
+from det_transfer.engine.analysis import Cost, measure, settle
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import run
 from det_transfer.run_folder import read_json, write_json
@@ -77,7 +78,10 @@ def read(path: Path) -> CfgNode:
 
 
 def cost(cfg: CfgNode, size: int) -> Cost:
-    return measure(DetectionTrainer.build_model(cfg), synthetic_batch(cfg, 1, size))
+    model, batch = DetectionTrainer.build_model(cfg), synthetic_batch(cfg, 1, size)
+    with EventStorage():
+        settle(model, lambda: model(batch))
+    return measure(model, batch)
 
 
 def operations(small: Cost, large: Cost, size: int) -> float:

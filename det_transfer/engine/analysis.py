@@ -4,6 +4,7 @@ Measured on one real training step, so that whatever a mode of reuse spares come
 a frozen trunk has no backward pass and keeps nothing for one.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from ..reuse import reuse_table, trunk_of
 from .hooks import RunRecord
 
-__all__ = ["GROUPED", "Cost", "CountOperations", "measure"]
+__all__ = ["GROUPED", "Cost", "CountOperations", "measure", "settle"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,26 @@ def measure(model: nn.Module, batch: Any) -> Cost:
         step=counter.get_total_flops(),
         activations=saved.total,
     )
+
+
+@torch.no_grad()
+def settle(model: nn.Module, forward: Callable[[], object]) -> None:
+    """Give every batch norm that `forward` runs the statistics of what it is given.
+
+    With those of random weights features grow or vanish by orders of magnitude, boxes leave the
+    image, and heads are counted and timed on next to none of them.
+    """
+
+    def measure_input(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        channels_last = inputs[0].movedim(1, -1).flatten(0, -2)
+        norm.running_mean.copy_(channels_last.mean(0))
+        norm.running_var.copy_(channels_last.var(0, correction=0))
+
+    norms = [module for module in model.modules() if hasattr(module, "running_var")]
+    hooks = [norm.register_forward_pre_hook(measure_input) for norm in norms]
+    forward()
+    for hook in hooks:
+        hook.remove()
 
 
 def _parts(

@@ -1,6 +1,5 @@
 """Hooks and writers of every run: seeds, the run's record, progress."""
 
-import contextlib
 import datetime
 import logging
 import os
@@ -33,6 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from .. import run_folder
+from ..machine import cpu_name
 
 __all__ = [
     "PeriodicCheckpointer",
@@ -318,15 +318,7 @@ def _versions() -> dict[str, str]:
 def _device_name(cfg: CfgNode) -> str:
     if cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
 def peak_memory() -> dict[str, int]:

@@ -4,11 +4,12 @@ Such a file is committed: no path of this machine gets into it.
 """
 
 import os
-import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..machine import cpu_name
 
 __all__ = ["machine", "relative", "shown", "versions"]
 
@@ -18,14 +19,7 @@ def machine(told: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     devices = list(dict.fromkeys(record["device"] for record in records))
     if told:
         return {"cpu": told, "devices": devices}
-    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "devices": devices}
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "devices": devices}
 
 
 def versions(several: Iterable[Mapping[str, str]]) -> dict[str, str]:

@@ -60,6 +60,22 @@ def test_a_folder_and_an_archive_read_in_place(shapes, tmp_path):
     assert np.array_equal(archive.image(2 * 6 + 3), direct)
 
 
+def test_an_empty_folder_is_a_class_without_images(config, shapes, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(shapes, copy)
+    for folder in ("shape_9", ".thumbnails", "__MACOSX"):
+        (copy / "train" / folder).mkdir()
+    for path in (copy, pack(copy, tmp_path / "copy.tar")):
+        found = read_images("x", "images", str(path), "train")
+        assert found.classes == ("shape_0", "shape_1", "shape_2", "shape_3", "shape_9")
+        assert found.counts().tolist() == [6, 6, 6, 6, 0]
+    with pytest.raises(UserError, match=r"1 of its 5 classes have no image, e.g. shape_9; remove"):
+        check_tasks(config(data=copy))
+    chosen = tmp_path / "chosen.txt"
+    chosen.write_text("shape_0\nshape_1\n")
+    assert len(read_images("x", "images", str(copy), f"train@{chosen}").classes) == 2
+
+
 def test_lists_of_images(shapes, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(shapes, copy)
@@ -278,7 +294,9 @@ def test_images_that_do_not_decode(config, shapes, tmp_path, build):
     allowed = ["DATASETS.MAX_SKIPPED", 0.1]
     assert len(pixels(take(build_train_loader(config(*allowed, data=copy)), 3))) == 24
     victim = copy / "test" / "shape_2" / "5.png"
-    victim.write_bytes(b"")
+    victim.write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"^in no format that Pillow knows$"):
+        read_images("test", "images", str(copy), "test").image(2 * 6 + 5)
     trainer = build(*allowed, data=copy)
     found = trainer.test(trainer.cfg, trainer.model)
     assert found["accuracy"]["top1"] * 23 / 100 == pytest.approx(

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from det_transfer.config import load_config
 from det_transfer.data.synthetic import synthetic_batch
-from det_transfer.engine.analysis import measure
+from det_transfer.engine.analysis import measure, settle
 from det_transfer.modeling import TimmBackbone
 from det_transfer.reuse import freeze
 
@@ -113,3 +114,16 @@ def test_a_synthetic_batch_is_what_a_mapper_gives():
     assert instances.gt_classes.max() < 80
     found = instances.gt_masks.get_bounding_boxes().tensor
     assert (found - boxes).abs().max() <= 1
+
+
+def test_settled_norms_keep_features_at_unit_size():
+    trunk = nn.Sequential(
+        *(module for _ in range(6) for module in (nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)))
+    )
+    for conv in trunk[::2]:
+        nn.init.normal_(conv.weight, std=30.0)  # six of them: far out of what heads can take
+    settle(trunk, lambda: trunk(X))
+    values = trunk(X).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(values.mean(1), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(values.var(1, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    assert not trunk[1]._forward_pre_hooks

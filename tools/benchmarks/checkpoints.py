@@ -9,10 +9,7 @@ write stands apart.
 """
 
 import argparse
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +20,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.events import EventStorage
-from sides import machine
+from measurements import write_measurements
 from torch import nn
 
 from det_transfer.config import load_config
@@ -32,7 +29,6 @@ from det_transfer.engine.checkpoint import TransferCheckpointer
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import quiet
 from det_transfer.engine.optimizer import build_optimizer
-from det_transfer.run_folder import write_json
 
 OPTIONS = {
     "MODEL.DEVICE": "cpu",
@@ -117,24 +113,21 @@ def main() -> None:
         }
         for what, by_side in spent.items()
     }
-    report = {
-        "title": "Benchmark: checkpoints of a frozen detector",
-        "command": shlex.join(["python", "tools/benchmarks/checkpoints.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "data": {"rounds": args.rounds},
-        "results": {
-            "MB of it:": megabytes,
-            "seconds to write the first:": first,
-            **medians,
-        },
+    results = {
+        "MB of it:": megabytes,
+        "seconds to write the first:": first,
+        **medians,
     }
-    for what, by_side in report["results"].items():
+    for what, by_side in results.items():
         for name, value in by_side.items():
             value = value["median"] if isinstance(value, dict) else value
             print(f"{what:28} {name:14} {value:8.3f}")
-    if args.output:
-        write_json(args.output, report)
+    write_measurements(
+        args.output,
+        "checkpoints of a frozen detector",
+        results,
+        data={"rounds": args.rounds},
+    )
 
 
 if __name__ == "__main__":

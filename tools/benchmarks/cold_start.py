@@ -12,8 +12,6 @@ The data are those of the first run (datasets/prepare_openmoji.py); --json and -
 
 import argparse
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -22,11 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from sides import machine
+from measurements import write_measurements
 
 from det_transfer.data.catalog import datasets_root
-from det_transfer.run_folder import read_json, write_json
+from det_transfer.run_folder import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(datasets_root()) / "openmoji"
@@ -164,21 +161,17 @@ def main() -> None:
         },
         **{f"seconds of {name}": parts(marks) for name, marks in found.items()},
     }
-    report = {
-        "title": "Benchmark: from the command to the first iteration",
-        "note": f"Ours should take at most {SECONDS:g} s.",
-        "command": shlex.join(["python", "tools/benchmarks/cold_start.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "data": {"images": len(read_json(args.json)["images"]), "rounds": args.rounds},
-        "results": results,
-    }
     for name, seconds in whole.items():
         print(f"{name:30} {statistics.median(seconds):6.2f} s")
     for name, seconds in results["seconds of ours, later"].items():
         print(f"  {name:28} {seconds:6.2f} s")
-    if args.output:
-        write_json(args.output, report)
+    write_measurements(
+        args.output,
+        "from the command to the first iteration",
+        results,
+        note=f"Ours should take at most {SECONDS:g} s.",
+        data={"images": len(read_json(args.json)["images"]), "rounds": args.rounds},
+    )
 
 
 if __name__ == "__main__":

@@ -14,10 +14,7 @@ K detectors on one trunk are measured by tools/benchmarks/shared_backbone.py.
 """
 
 import argparse
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,15 +27,16 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from sides import machine, settle, take_turns
+from measurements import write_measurements
+from sides import take_turns
 
 from det_transfer.config import load_config
 from det_transfer.data.synthetic import OBJECTS, synthetic_batch
 from det_transfer.engine.allocator import keep_freed_memory
+from det_transfer.engine.analysis import settle
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import quiet
 from det_transfer.engine.optimizer import build_optimizer
-from det_transfer.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FPN = "configs/coco/rcnn_r50_fpn_frozen_72ep.yaml"
@@ -188,17 +186,14 @@ def main() -> None:
     powers = {name.rstrip(":"): power(table) for name, table in tables.items() if len(table) > 1}
     for name, value in powers.items():
         print(f"{name:45} grows with the power {value:5.2f}")
-    report = {
-        "title": "Benchmark: how cost grows",
-        "note": "The power is b of cost = a n^b: 1 is in proportion, 0 not at all.",
-        "command": shlex.join(["python", "tools/benchmarks/cost_growth.py", *sys.argv[1:]]),
-        "machine": machine(args.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "data": {"images": args.batch, "side_px": args.size, "RoIs": args.rois},
-        "results": {"the power of": powers, **tables},
-    }
-    if args.output:
-        write_json(args.output, report)
+    write_measurements(
+        args.output,
+        "how cost grows",
+        {"the power of": powers, **tables},
+        note="The power is b of cost = a n^b: 1 is in proportion, 0 not at all.",
+        device=args.device,
+        data={"images": args.batch, "side_px": args.size, "RoIs": args.rois},
+    )
 
 
 if __name__ == "__main__":

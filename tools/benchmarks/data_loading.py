@@ -23,8 +23,6 @@ import importlib.util
 import itertools
 import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -32,7 +30,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +46,15 @@ from detectron2.data import (
 from detectron2.data import transforms as T
 from detectron2.data.datasets import register_coco_instances
 from detectron2.data.samplers import RepeatFactorTrainingSampler
+from measurements import write_measurements
 from PIL import Image
-from sides import machine, take_turns
+from sides import take_turns
 
 from det_transfer.config import load_config
 from det_transfer.data import build_train_loader, register_datasets
 from det_transfer.engine.detection import prepare
 from det_transfer.engine.launch import quiet
 from det_transfer.engine.setup import setup
-from det_transfer.run_folder import write_json
 
 SIZE = 1024
 # Share of Detectron2's images a second that each side should reach.
@@ -296,7 +293,7 @@ PARTS = {
     ),
     "annotations": (
         annotations,
-        "Benchmark: annotations of LVIS' size",
+        "annotations of LVIS' size",
         "Medians of processes of their own: seconds from the start of Python to the first batch of "
         "4 workers, where the json is parsed (first) and where it was before, and megabytes "
         "(proportional set size) of a process with its workers after each has read all records.",
@@ -312,21 +309,15 @@ def main() -> None:
     args = parse()
     part, title, note = PARTS[args.part]
     results = [{"side": side, **found} for side, found in part(args).items()]
-    report = {
-        "title": title,
-        "note": f"{note} {args.note}".strip(),
-        "command": shlex.join(["python", "tools/benchmarks/data_loading.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "detectron2", "numpy", "pillow")},
-        },
-        "data": {name: value for name, value in vars(args).items() if isinstance(value, int)},
-        "results": results,
-    }
     print(json.dumps(results, indent=1))
-    if args.output:
-        write_json(args.output, report)
+    write_measurements(
+        args.output,
+        title,
+        results,
+        note=f"{note} {args.note}".strip(),
+        packages=("torch", "detectron2", "numpy", "pillow"),
+        data={name: value for name, value in vars(args).items() if isinstance(value, int)},
+    )
 
 
 def parse() -> argparse.Namespace:

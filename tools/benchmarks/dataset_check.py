@@ -10,25 +10,21 @@ JPEGs, and Pillow decoding the same files in as many processes, in turn.
 
 import argparse
 import json
-import os
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from measurements import write_measurements
 from PIL import Image
 
 from det_transfer.data.checks import check_annotations, check_images
 from det_transfer.data.datasets.coco_format import read_annotations
-from det_transfer.run_folder import write_json
 
 CLASSES = 1203
 
@@ -146,15 +142,14 @@ def main() -> None:
         size = path.stat().st_size / 1e6
         content = make_images(Path(folder), args.jpegs, args.seed)
         of_images = measure_images(Path(folder), content, args.workers, args.repeats)
-    report = {
-        "title": "Benchmark: the dataset check",
-        "command": shlex.join(["python", "tools/benchmarks/dataset_check.py", *sys.argv[1:]]),
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "pillow")},
-        },
-        "data": {
+    results = [{"what": "json", **of_json}, {"what": "images", **of_images}]
+    print(json.dumps(results, indent=1))
+    write_measurements(
+        args.output,
+        "the dataset check",
+        results,
+        packages=("numpy", "pillow"),
+        data={
             "images": args.images,
             "annotations": args.annotations,
             "json_mb": size,
@@ -162,11 +157,7 @@ def main() -> None:
             "workers": args.workers,
             "seed": args.seed,
         },
-        "results": [{"what": "json", **of_json}, {"what": "images", **of_images}],
-    }
-    print(json.dumps(report["results"], indent=1))
-    if args.output:
-        write_json(args.output, report)
+    )
 
 
 if __name__ == "__main__":

@@ -24,25 +24,22 @@ import contextlib
 import importlib.util
 import io
 import json
-import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_util
+from measurements import write_measurements
 
 from det_transfer.evaluation.backends import Accumulated, Detections, import_lvis, load_backend
 from det_transfer.evaluation.files import read_parts, write_predictions_json
 from det_transfer.evaluation.metrics import summary, summary_recalls
-from det_transfer.run_folder import PredictionWriter, read_json, write_json
+from det_transfer.run_folder import PredictionWriter, read_json
 
 HEIGHT, WIDTH = 480, 640
 LIMITS = {"coco": (1, 10, 100), "lvis": (300,)}
@@ -300,22 +297,6 @@ def _difference(folder: Path, side: str) -> float:
     return max(float(np.nanmax(np.abs(ours[n] - official[n]))) for n in ("precision", "recall"))
 
 
-def machine() -> dict:
-    """What the times were measured on."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [x for x in info.read_text().splitlines() if "model name" in x] if info.is_file() else []
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
-        "cores_used": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[2],  # of 15 minutes: over the cores, the wall's times lie
-        "memory_gb": round(memory / 1e9, 1),
-        "system": platform.platform(),
-    }
-
-
 def print_row(row: dict) -> None:
     name = f"{row['protocol']:5}{row['task']:5}"
     for side in (side for side in SIDES if side in row):
@@ -387,22 +368,11 @@ def main() -> None:
             sides = ["ours"] if args.ours_only else sides_of(protocol)
             rows.append(compare(protocol, task, sides, args.repeats, folder))
             print_row(rows[-1])
-    if args.output:
-        packages = ["numpy", "hotcoco", "pycocotools", "lvis"]
-        packages += [PEER] if any(PEER in row for row in rows) else []
-        report = {
-            "title": "Benchmark: evaluation",
-            "command": shlex.join(["python", "tools/benchmarks/evaluation.py", *sys.argv[1:]]),
-            "machine": machine(),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in packages},
-            },
-            "data": data,
-            "repeats": args.repeats,
-            "results": rows,
-        }
-        write_json(args.output, report)
+    packages = ["numpy", "hotcoco", "pycocotools", "lvis"]
+    packages += [PEER] if any(PEER in row for row in rows) else []
+    write_measurements(
+        args.output, "evaluation", rows, packages=packages, data={**data, "repeats": args.repeats}
+    )
 
 
 if __name__ == "__main__":

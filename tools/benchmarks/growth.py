@@ -18,9 +18,7 @@ of each, and half of their sum on two cores.
 import argparse
 import json
 import os
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -28,18 +26,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.utils.events import EventStorage
-from sides import Turns, machine, take_turns
+from measurements import write_measurements
+from sides import Turns, take_turns
 
 from det_transfer.classification import ClassificationTrainer, prepare
 from det_transfer.engine.launch import quiet
 from det_transfer.engine.setup import argument_parser, setup
-from det_transfer.run_folder import write_json
 from det_transfer.testing import make_tiny_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,8 +158,13 @@ def main() -> None:
         if args.runs:
             results["whole_runs"] = whole_runs(args, folder)
     print(json.dumps(results, indent=1))
-    if args.output:
-        write_json(args.output, report(args, results))
+    write_measurements(
+        args.output,
+        "training of scope New on cached activations",
+        results,
+        packages=("torch", "torchvision", "detectron2", "numpy"),
+        data={k: v for k, v in vars(args).items() if k != "output"},
+    )
 
 
 def summary(
@@ -182,20 +184,6 @@ def summary(
     found["times_faster_cpu"] = found["uncached"]["step_cpu_ms"] / found["cached"]["step_cpu_ms"]
     found["filling_the_cache_cpu_s"] = made["cached"]["cpu_s"] - made["uncached"]["cpu_s"]
     return found
-
-
-def report(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "title": "Benchmark: training of scope New on cached activations",
-        "command": shlex.join(["python", "tools/benchmarks/growth.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "detectron2", "numpy")},
-        },
-        "data": {k: v for k, v in vars(args).items() if k != "output"},
-        "results": results,
-    }
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ its own; they take turns; medians over rounds.
 """
 
 import argparse
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from detectron2.modeling import Backbone
-from sides import machine, take_turns
+from measurements import write_measurements
+from sides import take_turns
 from torch import Tensor, nn
 
 from det_transfer.engine.allocator import keep_freed_memory
@@ -26,7 +24,6 @@ from det_transfer.engine.launch import quiet
 from det_transfer.engine.precision import autocast
 from det_transfer.modeling import NASFPN
 from det_transfer.modeling.backbone.nasfpn import CELL, LEVELS, wiring
-from det_transfer.run_folder import write_json
 
 CHANNELS = {"res3": 512, "res4": 1024, "res5": 2048}  # of a ResNet-50
 LAYOUTS = ("contiguous", "channels last")
@@ -178,22 +175,19 @@ def main() -> None:
             a, b = (f"{side}, {precision}, {layout}" for side in SIDES)
             times[f"step: {a} / {b}"] = seconds[a]["median"] / seconds[b]["median"]
             times[f"memory: {a} / {b}"] = megabytes[a] / megabytes[b]
-    report = {
-        "title": "Benchmark: NAS-FPN",
-        "command": shlex.join(["python", "tools/benchmarks/nasfpn.py", *sys.argv[1:]]),
-        "machine": machine(args.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "data": {"images": args.batch, "side_px": args.size, "rounds": args.rounds},
-        "results": {
+    for name, ratio in times.items():
+        print(f"{ratio:6.2f}  {name}")
+    write_measurements(
+        args.output,
+        "NAS-FPN",
+        {
             "times": times,
             "seconds of forward and backward:": seconds,
             "peak MB of a process:": megabytes,
         },
-    }
-    for name, ratio in times.items():
-        print(f"{ratio:6.2f}  {name}")
-    if args.output:
-        write_json(args.output, report)
+        device=args.device,
+        data={"images": args.batch, "side_px": args.size, "rounds": args.rounds},
+    )
 
 
 if __name__ == "__main__":

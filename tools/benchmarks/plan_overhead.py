@@ -10,8 +10,6 @@ and checking the plan (with torch and Detectron2 imported once), looking at fold
 import argparse
 import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -20,8 +18,9 @@ import textwrap
 import time
 from pathlib import Path
 
+from measurements import write_measurements
+
 from det_transfer.engine.plan import read_plan
-from det_transfer.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,25 +72,23 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             pairs.append(measure(Path(folder), args.runs, args.seconds))
     by_plan, alone = (statistics.median(side) for side in zip(*pairs, strict=True))
-    report = {
-        "title": "Benchmark: the plan runner",
-        "command": shlex.join(["python", "tools/benchmarks/plan_overhead.py", *sys.argv[1:]]),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version()},
-        "data": {"runs": args.runs, "seconds_a_run": args.seconds, "repeats": args.repeats},
-        "results": [
-            {
-                "what": "plan",
-                "by_plan_s": by_plan,
-                "one_after_the_other_s": alone,
-                "overhead_s": by_plan - alone,
-                "overhead_percent": 100 * (by_plan - alone) / alone,
-            }
-        ],
-    }
-    print(json.dumps(report["results"], indent=1))
-    if args.output:
-        write_json(args.output, report)
+    results = [
+        {
+            "what": "plan",
+            "by_plan_s": by_plan,
+            "one_after_the_other_s": alone,
+            "overhead_s": by_plan - alone,
+            "overhead_percent": 100 * (by_plan - alone) / alone,
+        }
+    ]
+    print(json.dumps(results, indent=1))
+    write_measurements(
+        args.output,
+        "the plan runner",
+        results,
+        packages=(),
+        data={"runs": args.runs, "seconds_a_run": args.seconds, "repeats": args.repeats},
+    )
 
 
 if __name__ == "__main__":

@@ -11,17 +11,14 @@ from a world in which the true difference is known, from one of 100,000 images.
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import resource
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from measurements import write_measurements
 
 from det_transfer import run_folder
 from det_transfer.report.comparison import compare
@@ -274,27 +271,17 @@ def main() -> None:
         measured = {row["what"] for row in results}
         before = run_folder.read_json(args.output)["results"]
         results += [row for row in before if row["what"] not in measured]
-    content = {
-        "title": "Benchmark: reports and comparisons",
-        "note": "A report and a comparison of made-up runs, each in a process of its own; and how "
+    print(json.dumps(results, indent=1))
+    write_measurements(
+        args.output,
+        "reports and comparisons",
+        results,
+        note="A report and a comparison of made-up runs, each in a process of its own; and how "
         "often the 95 % interval of a difference holds the true one, on made-up test sets. "
         + args.note,
-        "command": shlex.join(["python", "tools/benchmarks/reports.py", *sys.argv[1:]]),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "data": {"images": args.images, "classes": args.classes, "detections_an_image": 300},
-        "results": results,
-    }
-    print(json.dumps(results, indent=1))
-    if args.output:
-        write_json(args.output, content)
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        packages=("numpy",),
+        data={"images": args.images, "classes": args.classes, "detections_an_image": 300},
+    )
 
 
 if __name__ == "__main__":

@@ -11,10 +11,7 @@ are counted by torch; beside what a step achieves stands what the machine's matr
 """
 
 import argparse
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +23,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.events import EventStorage
-from sides import Clock, Turns, machine, machine_rates, settle, take_turns, watch
+from measurements import write_measurements
+from sides import Clock, Turns, machine_rates, take_turns, watch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -35,13 +33,13 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from det_transfer.config import load_config
 from det_transfer.data.synthetic import synthetic_batch
 from det_transfer.engine.allocator import keep_freed_memory
+from det_transfer.engine.analysis import settle
 from det_transfer.engine.checkpoint import TransferCheckpointer
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import quiet
 from det_transfer.engine.optimizer import build_optimizer
 from det_transfer.engine.precision import autocast
 from det_transfer.reuse import trunk_of
-from det_transfer.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 STOCK = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
@@ -286,32 +284,30 @@ def main() -> None:
     counted = operations(args)
     rates = {n: counted[n] / s.summary()["median"] / 1e9 for n, s in steps.items()}
     saved = {n: checkpoint(STEPS[n], args) for n in ("frozen, fast, fp32", "finetune, fp32")}
-    report = {
-        "title": "Benchmark: modes of reuse",
-        "command": shlex.join(["python", "tools/benchmarks/reuse_modes.py", *sys.argv[1:]]),
-        "machine": machine(args.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "data": {"images": args.batch, "side_px": args.size, "rounds": args.rounds},
-        "results": {
-            "times": ratios(measured),
-            "seconds of a trunk's forward:": measured["trunk"],
-            "seconds of a step:": measured["step"],
-            "milliseconds of": profile(args),
-            "GFLOP of a step:": {name: count / 1e9 for name, count in counted.items()},
-            "GFLOP a second in a step:": rates,
-            "of the machine:": machine_rates(args.device),
-            "peak MB of a process:": {k: v / 1e6 for k, v in measured["memory"].items()},
-            "MB of a checkpoint's model:": {k: v["bytes"] / 1e6 for k, v in saved.items()},
-            "MB that are trained:": {k: v["trained_bytes"] / 1e6 for k, v in saved.items()},
-        },
+    results = {
+        "times": ratios(measured),
+        "seconds of a trunk's forward:": measured["trunk"],
+        "seconds of a step:": measured["step"],
+        "milliseconds of": profile(args),
+        "GFLOP of a step:": {name: count / 1e9 for name, count in counted.items()},
+        "GFLOP a second in a step:": rates,
+        "of the machine:": machine_rates(args.device),
+        "peak MB of a process:": {k: v / 1e6 for k, v in measured["memory"].items()},
+        "MB of a checkpoint's model:": {k: v["bytes"] / 1e6 for k, v in saved.items()},
+        "MB that are trained:": {k: v["trained_bytes"] / 1e6 for k, v in saved.items()},
     }
-    for name, times in report["results"]["times"].items():
+    for name, times in results["times"].items():
         print(f"{times:6.2f}  {name}")
     for name, entry in saved.items():
         megabytes, trained = entry["bytes"] / 1e6, entry["trained_bytes"] / 1e6
         print(f"checkpoint of {name}: {megabytes:.1f} MB, of which trained {trained:.1f} MB")
-    if args.output:
-        write_json(args.output, report)
+    write_measurements(
+        args.output,
+        "modes of reuse",
+        results,
+        device=args.device,
+        data={"images": args.batch, "side_px": args.size, "rounds": args.rounds},
+    )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,6 @@ import argparse
 import contextlib
 import io
 import itertools
-import platform
-import shlex
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -28,8 +25,8 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
+from measurements import write_measurements
 from pycocotools.coco import COCO
-from sides import machine
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +39,7 @@ from det_transfer.config import load_config
 from det_transfer.engine.analysis import GROUPED
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import quiet
-from det_transfer.run_folder import PredictionWriter, write_json
+from det_transfer.run_folder import PredictionWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = (
@@ -293,25 +290,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     quiet()
-    report = {
-        "title": "Benchmark: what a run at the papers' scale is made of",
-        "note": "Loading of a core, in CPU seconds, for a classifier; predictions as they would be "
-        "were the annotated objects detections. What is counted on the meta device stands in the "
-        "json, and in docs/scale.md.",
-        "command": shlex.join(["python", "tools/benchmarks/scale.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "results": {
+    write_measurements(
+        args.output,
+        "what a run at the papers' scale is made of",
+        {
             "photos a CPU second, 256 px": view_rate(args.photos, args.most),
             "bytes a detection:": prediction_bytes(args.annotations),
         },
-        "recipes": {path: recipe(path) for path in tqdm(RECIPES, unit="recipe")},
-        "runs": {mode: quick(mode) for mode in QUICK_MODES},
-        "zoo": {name: zoo(name) for name in ZOO},
-        "caffenet": [caffenet(frozen) for frozen in range(8)],
-    }
-    if args.output:
-        write_json(args.output, report)
+        note="Loading of a core, in CPU seconds, for a classifier; predictions as they would be "
+        "were the annotated objects detections. What is counted on the meta device stands in the "
+        "json, and in docs/scale.md.",
+        recipes={path: recipe(path) for path in tqdm(RECIPES, unit="recipe")},
+        runs={mode: quick(mode) for mode in QUICK_MODES},
+        zoo={name: zoo(name) for name in ZOO},
+        caffenet=[caffenet(frozen) for frozen in range(8)],
+    )
 
 
 if __name__ == "__main__":

@@ -11,10 +11,7 @@ medians over rounds.
 """
 
 import argparse
-import platform
-import shlex
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,14 +19,15 @@ from typing import Any
 
 import torch
 from detectron2.modeling import Backbone, build_model
-from sides import machine, settle, take_turns
+from measurements import write_measurements
+from sides import take_turns
 from torch import nn
 
 from det_transfer.config import load_config
 from det_transfer.engine.allocator import keep_freed_memory
+from det_transfer.engine.analysis import settle
 from det_transfer.engine.launch import quiet
 from det_transfer.modeling import SharedBackboneDetector
-from det_transfer.run_folder import write_json
 
 DETECTORS = {
     "FPN": "configs/coco/rcnn_r50_fpn_frozen_72ep.yaml",
@@ -181,17 +179,14 @@ def main() -> None:
                 f"{found['times composed: apart']:.2f} times as long",
                 flush=True,
             )
-    report = {
-        "title": "Benchmark: one trunk, many detectors",
-        "note": f"Composed should stay within {WITHIN} of the limit.",
-        "command": shlex.join(["python", "tools/benchmarks/shared_backbone.py", *sys.argv[1:]]),
-        "machine": machine(args.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "data": {"images": 1, "side_px": args.size, "rounds": args.rounds},
-        "results": results,
-    }
-    if args.output:
-        write_json(args.output, report)
+    write_measurements(
+        args.output,
+        "one trunk, many detectors",
+        results,
+        note=f"Composed should stay within {WITHIN} of the limit.",
+        device=args.device,
+        data={"images": 1, "side_px": args.size, "rounds": args.rounds},
+    )
 
 
 if __name__ == "__main__":

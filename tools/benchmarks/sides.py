@@ -4,18 +4,13 @@ So whatever else the machine does disturbs all alike, and each has its own peak 
 own state of allocator and caches.
 """
 
-import contextlib
 import multiprocessing
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +18,7 @@ from torch import nn
 from det_transfer.engine.hooks import peak_memory
 from det_transfer.engine.launch import quiet
 
-__all__ = ["Clock", "Turns", "machine", "machine_rates", "settle", "take_turns", "watch"]
+__all__ = ["Clock", "Turns", "machine_rates", "take_turns", "watch"]
 
 Step = Callable[[], None]
 
@@ -102,14 +97,6 @@ def _serve(make: Callable[[], Step], device: str, pipe: Connection) -> None:
     pipe.send(peak_memory()[device.replace("cpu", "host")])
 
 
-def machine(device: str = "cpu") -> dict[str, Any]:
-    """What a benchmark's json says of the machine."""
-    found = {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    if device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
 def machine_rates(device: str = "cpu", size: int = 2048, repeats: int = 7) -> dict[str, float]:
     """What bounds a step: GFLOP a second of matrix products, GB a second of copies; medians."""
     rates = {}
@@ -165,30 +152,3 @@ def watch(model: nn.Module, start: Callable[[str], None], stop: Callable[[str], 
 
 def _tell(whom: Callable[[str], object], part: str, *_: object) -> None:
     whom(part)  # what a hook returns would take the place of what the module gave
-
-
-@torch.no_grad()
-def settle(model: nn.Module, forward: Step) -> None:
-    """Give every norm that `forward` runs the statistics of what it is given.
-
-    With those of random weights features grow by orders of magnitude, boxes leave the image, and
-    heads are timed on next to none of them.
-    """
-
-    def measure(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
-
-    norms = [module for module in model.modules() if hasattr(module, "running_var")]
-    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
-    forward()
-    for hook in hooks:
-        hook.remove()
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()

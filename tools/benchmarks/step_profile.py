@@ -10,10 +10,7 @@ are says the innermost file that is not torch's.
 """
 
 import argparse
-import platform
-import shlex
 import statistics
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -23,16 +20,17 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from sides import Clock, machine, settle, watch
+from measurements import write_measurements
+from sides import Clock, watch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from det_transfer.config import load_config
 from det_transfer.data.synthetic import synthetic_batch
 from det_transfer.engine.allocator import keep_freed_memory
+from det_transfer.engine.analysis import settle
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import quiet
 from det_transfer.engine.optimizer import build_optimizer
-from det_transfer.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"}
@@ -165,17 +163,14 @@ def main() -> None:
         for name, value in table.items():
             value = value["median"] if isinstance(value, dict) else value
             print(f"{what:32} {name:64} {value:8.1f}")
-    report = {
-        "title": "Benchmark: a training step, taken apart",
-        "note": f"One step of {Path(args.config_file).name}, its trunk computed fast.",
-        "command": shlex.join(["python", "tools/benchmarks/step_profile.py", *sys.argv[1:]]),
-        "machine": machine(args.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "data": {"images": args.batch, "side_px": args.size, "RoIs": args.rois},
-        "results": results,
-    }
-    if args.output:
-        write_json(args.output, report)
+    write_measurements(
+        args.output,
+        "a training step, taken apart",
+        results,
+        note=f"One step of {Path(args.config_file).name}, its trunk computed fast.",
+        device=args.device,
+        data={"images": args.batch, "side_px": args.size, "RoIs": args.rois},
+    )
 
 
 if __name__ == "__main__":

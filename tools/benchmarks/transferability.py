@@ -13,22 +13,18 @@ does.
 
 import argparse
 import json
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from sides import Turns, machine, take_turns
+from measurements import write_measurements
+from sides import Turns, take_turns
 from torch import Tensor
 
 from det_transfer.classification.scores import SCORES
 from det_transfer.engine.launch import quiet
-from det_transfer.run_folder import write_json
 
 SOURCE_CLASSES = 1000  # ImageNet's
 
@@ -72,27 +68,18 @@ def main() -> None:
     for name in args.scores:
         results[name] = numbers(take_turns({name: partial(side, name, *sizes)}, rounds=args.rounds))
         print(json.dumps({name: results[name]}), flush=True)
-    if args.output:
-        write_json(args.output, report(args, results))
+    write_measurements(
+        args.output,
+        "transferability scores",
+        results,
+        packages=("torch", "numpy", "scikit-learn"),
+        data={k: v for k, v in vars(args).items() if k != "output"},
+    )
 
 
 def numbers(turns: dict[str, Turns]) -> dict[str, Any]:
     (taken,) = turns.values()
     return {"s": taken.summary(), "cpu_s": min(taken.cpu), "peak_bytes": taken.peak}
-
-
-def report(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "title": "Benchmark: transferability scores",
-        "command": shlex.join(["python", "tools/benchmarks/transferability.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "scikit-learn")},
-        },
-        "data": {k: v for k, v in vars(args).items() if k != "output"},
-        "results": results,
-    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...errors import UserError
 
@@ -25,7 +25,7 @@ class Archive:
         self.path = Path(path)
         try:
             with tarfile.open(self.path, "r:") as tar:
-                members = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
+                every = list(tar)
         except FileNotFoundError as error:
             raise UserError(f"archive {path} does not exist") from error
         except (tarfile.TarError, OSError) as error:
@@ -33,7 +33,10 @@ class Archive:
                 f"archive {path} cannot be read as an uncompressed tar: {error}; gunzip it first "
                 "if it is compressed"
             ) from error
-        self._places = {name.removeprefix("./"): place for name, *place in members}
+        self._places = {
+            m.name.removeprefix("./"): (m.offset_data, m.size) for m in every if m.isfile()
+        }
+        self._folders = {m.name.removeprefix("./") for m in every if m.isdir()}
         self._descriptor = -1
 
     def __iter__(self):
@@ -42,6 +45,11 @@ class Archive:
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
+
+    def leaves(self) -> set[str]:
+        """Folders that the archive names, without folders inside."""
+        parents = {PurePosixPath(folder).parent.as_posix() for folder in self._folders}
+        return self._folders - parents
 
     def read(self, name: str) -> bytes:
         """The bytes of one file."""

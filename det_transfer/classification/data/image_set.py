@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ...errors import UserError
 
@@ -44,8 +44,11 @@ class ImageSet:
         if isinstance(content, np.ndarray):
             image = content if content.ndim == 3 else np.repeat(content[..., None], 3, axis=2)
             return np.ascontiguousarray(image)
-        with Image.open(io.BytesIO(content)) as picture:
-            return np.asarray(picture.convert("RGB"))
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                return np.asarray(picture.convert("RGB"))
+        except UnidentifiedImageError as error:  # its words are of bytes without a name
+            raise UnidentifiedImageError("in no format that Pillow knows") from error
 
     def record(self, index: int) -> dict[str, Any]:
         return {

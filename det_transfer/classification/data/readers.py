@@ -22,8 +22,9 @@ Behind a split, ``@file`` takes the classes that the file names, one a line, and
 those whose second column is that word; the file lies inside the folder or archive, or is a path.
 """
 
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,18 @@ class _Folder:
         self.path = path
 
     def __iter__(self):
-        files = sorted(file for file in self.path.rglob("*") if file.is_file())
-        return (file.relative_to(self.path).as_posix() for file in files)
+        return iter(
+            sorted(f"{inside}{file}" for inside, _, files in self._walk() for file in files)
+        )
+
+    def leaves(self) -> set[str]:
+        """Folders without folders inside."""
+        return {inside.rstrip("/") for inside, folders, _ in self._walk() if not folders}
+
+    def _walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        for root, folders, files in os.walk(self.path, followlinks=True):
+            inside = Path(root).relative_to(self.path).as_posix()
+            yield "" if inside == "." else f"{inside}/", folders, files
 
     def __contains__(self, name: object) -> bool:
         return (self.path / str(name)).is_file()
@@ -149,7 +160,10 @@ def _images(name: str, path: str, split: str) -> ImageSet:
             f"dataset {name}: images lie in {path}/{prefix} itself; each class needs a folder, or "
             "name a list of images as split, e.g. train.txt"
         )
-    return _set(name, place, pairs)
+    empty = {folder.removeprefix(prefix) for folder in place.leaves() if folder.startswith(prefix)}
+    empty = {folder for folder in empty if not folder.startswith((".", "__"))}  # not of the data
+    classes = sorted({c for _, c in pairs} | empty, key=_natural)
+    return _set(name, place, pairs, classes)
 
 
 def _listed(name: str, place: "_Folder | Archive", split: str, column: int) -> ImageSet:

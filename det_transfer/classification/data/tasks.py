@@ -93,7 +93,8 @@ def check_tasks(cfg: CfgNode) -> list[str]:
         if empty:
             problems.append(
                 f"dataset {name}: {len(empty)} of its {len(images.classes)} classes have no image, "
-                f"e.g. {', '.join(empty[:3])}"
+                f"e.g. {', '.join(empty[:3])}; remove them, or name the others in a file and add "
+                "@FILE to the split"
             )
     raise_all(problems)
     return lines

@@ -1,7 +1,6 @@
 """Each score against a direct evaluation of its formula, its known values, and what is refused."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from det_transfer.classification.scores import (
 from det_transfer.classification.scores.covariance import shrinkage
 from det_transfer.classification.scores.reading import held_out
 from det_transfer.errors import UserError
+from tools.benchmarks import transferability
 
 # (images, units, classes): more images than units, as many, fewer.
 SHAPES = [(60, 7, 3), (40, 39, 5), (30, 30, 4), (25, 80, 4)]
@@ -316,9 +316,6 @@ def test_other_mistakes():
         nce(features[:, 0], labels)
 
 
-def test_the_benchmark_measures_every_score(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools/benchmarks"))
-    import transferability
-
+def test_the_benchmark_measures_every_score():
     for name in SCORES:
         transferability.side(name, 60, 8, 4)()

@@ -1,25 +1,12 @@
 """The benchmark's sides agree on a small set of its own data."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from det_transfer.evaluation.metrics import summary
-
-PATH = Path(__file__).parents[2] / "tools/benchmarks/evaluation.py"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_evaluation", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tools.benchmarks import evaluation as benchmark
 
 
-def test_sides_agree(benchmark, tmp_path):
+def test_sides_agree(tmp_path):
     benchmark.make_data(tmp_path, images=6, categories=9, boxes=80, detections=20, seed=1)
     for protocol, official in (("lvis", benchmark._lvis), ("coco", benchmark._pycocotools)):
         for task in ("bbox", "segm"):
@@ -29,7 +16,7 @@ def test_sides_agree(benchmark, tmp_path):
             assert summary(ours)["AP"] > 1
 
 
-def test_data_follow_the_seed(benchmark, tmp_path):
+def test_data_follow_the_seed(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
         benchmark.make_data(tmp_path / name, 3, 5, 9, 4, seed)

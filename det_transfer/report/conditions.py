@@ -32,11 +32,16 @@ def versions(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def shown(folder: Path, root: Path) -> str:
-    """A run folder as it is written: relative to the checkout; from elsewhere its name alone."""
+    """A run folder as it is written: relative to the checkout.
+
+    From elsewhere it is shown from the last folder "output" on, which plans write to; without one
+    it is its name alone.
+    """
     absolute = folder.resolve()
     if absolute.is_relative_to(root):
         return absolute.relative_to(root).as_posix()
-    return f"output/{absolute.name}"
+    _, found, inside = absolute.as_posix().rpartition("/output/")
+    return f"output/{inside if found else absolute.name}"
 
 
 def relative(text: str, root: Path, folders: Iterable[str] = ()) -> str:

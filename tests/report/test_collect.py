@@ -11,7 +11,7 @@ from made_up_runs import make_run
 
 from det_transfer.errors import UserError
 from det_transfer.report.collect import collect
-from det_transfer.report.conditions import relative
+from det_transfer.report.conditions import relative, shown
 
 
 @pytest.fixture
@@ -120,6 +120,19 @@ def test_a_group_has_one_precision(root):
     runs = [make_run(root / "a1", 1), make_run(root / "a2", 2, precision="bf16")]
     with pytest.raises(UserError, match="a1 and a2 differ in precision;"):
         collected(runs, root, groups=["A=*"])
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("{root}/output/plan/a_s1", "output/plan/a_s1"),
+        ("{root}/runs/a_s1", "runs/a_s1"),
+        ("/mnt/output/older/output/plan/a_s1", "output/plan/a_s1"),
+        ("/mnt/my_output/a_s1", "output/a_s1"),
+    ],
+)
+def test_a_run_folder_without_the_machines_paths(root, folder, words):
+    assert shown(Path(folder.format(root=root)), root) == words
 
 
 def test_seeds_are_added_on_another_machine(root):

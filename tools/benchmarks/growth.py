@@ -6,9 +6,10 @@ of its own with one thread, take turns step by step: data, forward, backward and
 is so many steps; what filling the cache takes once is told apart. CPU seconds hardly depend on
 what else the machine does.
 
-With --runs whole runs follow, one a scope, in a process of their own with one thread: start, cache,
-training and evaluation of a widened network. Table 1 (configs/plans/growth_table1.yaml) is so many
-of each, and half of their sum on two cores.
+With --runs whole runs follow, each in a process of its own: start, cache, training and evaluation
+of a widened network; with one thread, and once more with one for every core. Table 1
+(configs/plans/growth_table1.yaml) is so many of those with one thread, and half of their sum on two
+cores.
 
     python tools/benchmarks/growth.py                            # compact network, 64 px, FC of 512
     python tools/benchmarks/growth.py --network alexnet --size 224 --rounds 5
@@ -106,24 +107,34 @@ def whole_runs(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Seconds of a run of each scope from start to end, and of Table 1."""
     found: dict[str, Any] = {}
     for scope in TABLE1:
-        words = options(args, folder, "cached")
-        words += ["MODEL.CLASSIFIER.SCOPE", scope, "DATASETS.TEST", "('test',)"]
-        words += ["INPUT.VIEW.FIXED", "2", "SOLVER.IMS_PER_BATCH", "32", "SOLVER.STEPS", "()"]
-        words += ["SOLVER.MAX_ITER", str(args.iterations), "OUTPUT_DIR", str(folder / scope)]
-        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [sys.executable, str(ROOT / "tools" / "train_classifier.py"), *words],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        found[scope] = {"run_s": time.perf_counter() - begin, "run_cpu_s": cpu}
+        one_thread, cpu = whole_run(args, folder, scope, 1)
+        alone, _ = whole_run(args, folder, scope, len(os.sched_getaffinity(0)))
+        found[scope] = {"run_s": one_thread, "run_cpu_s": cpu, "alone_on_all_cores_s": alone}
     for kind, name in (("run_s", "table1_min_on_two_cores"), ("run_cpu_s", "table1_cpu_min")):
         total = sum(count * found[scope][kind] for scope, count in TABLE1.items())
         found[name] = total / (120 if kind == "run_s" else 60)
     return found
+
+
+def whole_run(
+    args: argparse.Namespace, folder: Path, scope: str, threads: int
+) -> tuple[float, float]:
+    """Seconds, and CPU seconds, of one run."""
+    output = folder / f"{scope}_{threads}"
+    words = options(args, folder, "cached")
+    words += ["MODEL.CLASSIFIER.SCOPE", scope, "DATASETS.TEST", "('test',)"]
+    words += ["INPUT.VIEW.FIXED", "2", "SOLVER.IMS_PER_BATCH", "32", "SOLVER.STEPS", "()"]
+    words += ["SOLVER.MAX_ITER", str(args.iterations), "OUTPUT_DIR", str(output)]
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "train_classifier.py"), *words],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - begin, cpu
 
 
 def main() -> None:

@@ -6,9 +6,12 @@ traceback (:func:`det_transfer.engine.launch.run`).
 """
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
-__all__ = ["UserError", "nearest", "own_words", "raise_all"]
+__all__ = ["USER_ERROR", "UserError", "exit_code", "nearest", "own_words", "raise_all"]
+
+USER_ERROR = 2  # exit code
 
 
 class UserError(ValueError):
@@ -29,6 +32,19 @@ def nearest(word: str, choices: Iterable[str], most: int = 3) -> list[str]:
 def own_words(error: UserError) -> str:
     """What a :class:`UserError` says, without the traceback that a loading process wraps it in."""
     return str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()
+
+
+def exit_code(main: Callable[..., int | None], *args: object) -> int:
+    """Call `main`, in a program that does without torch; others have ``engine.launch.run``.
+
+    Returns:
+        what `main` gives, None as 0; after a :class:`UserError`, which goes to stderr, 2
+    """
+    try:
+        return main(*args) or 0
+    except UserError as error:
+        print(f"error: {own_words(error)}", file=sys.stderr)  # noqa: T201
+        return USER_ERROR
 
 
 def raise_all(problems: Iterable[str]) -> None:

@@ -29,11 +29,11 @@ from det_transfer import run_folder
 from det_transfer.config import Config, load_config
 from det_transfer.engine.detection import DetectionTrainer, prepare
 from det_transfer.engine.dry_run import dry_run
-from det_transfer.engine.launch import USER_ERROR, quiet, run
+from det_transfer.engine.launch import quiet, run
 from det_transfer.engine.plan import PlannedRun, Status, look_at, read_plan
 from det_transfer.engine.plan.budget import FEWEST_ITERATIONS, Budget, scaled_schedule
 from det_transfer.engine.setup import setup
-from det_transfer.errors import UserError, nearest, raise_all
+from det_transfer.errors import USER_ERROR, UserError, nearest, raise_all
 from det_transfer.reuse import MODES
 
 TRAIN = "tools/train_net.py"

@@ -24,7 +24,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from det_transfer.errors import UserError, own_words
+from det_transfer.errors import UserError, exit_code
 from det_transfer.report.comparison import DRAWS, Comparison, compare, numbers_json
 from det_transfer.report.comparison_page import comparison_page
 from det_transfer.report.html import render
@@ -95,8 +95,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except UserError as error:
-        print(f"error: {own_words(error)}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main, parse()))

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from det_transfer.errors import UserError, own_words
+from det_transfer.errors import UserError, exit_code
 from det_transfer.report.collect import KIND
 from det_transfer.report.group_bars import group_bars
 from det_transfer.run_folder import read_json, replacing
@@ -42,8 +42,4 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except UserError as error:
-        print(f"error: {own_words(error)}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main, parse()))

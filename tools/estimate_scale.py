@@ -17,7 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from det_transfer.errors import UserError
+from det_transfer.errors import UserError, exit_code
 from det_transfer.report.scale.estimate import PAIRS, Estimate, numbers
 from det_transfer.report.scale.inputs import read_networks, read_rates, read_recipes, read_zoo
 from det_transfer.report.scale.machine import ASSUMPTIONS, option, read_machine
@@ -123,13 +123,5 @@ def count(text: str) -> int:
     return value
 
 
-def run() -> int:
-    try:
-        return main(parse())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(exit_code(main, parse()))

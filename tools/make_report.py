@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from det_transfer.errors import UserError, own_words
+from det_transfer.errors import UserError, exit_code
 from det_transfer.report.growth_page import write_page
 from det_transfer.report.run_page import make_report
 
@@ -45,8 +45,4 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except UserError as error:
-        print(f"error: {own_words(error)}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main, parse()))

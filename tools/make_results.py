@@ -19,7 +19,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from det_transfer.errors import UserError, raise_all
+from det_transfer.errors import UserError, exit_code, raise_all
 from det_transfer.report import transferability
 from det_transfer.report.collect import KIND, collect
 from det_transfer.report.growth_results import collect_growth
@@ -171,11 +171,7 @@ def add_words(parser: argparse.ArgumentParser, required: bool) -> None:
 
 def main() -> int:
     args = parse()
-    try:
-        return args.call(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(args.call, args)
 
 
 if __name__ == "__main__":

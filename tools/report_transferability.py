@@ -16,7 +16,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from det_transfer.errors import UserError, own_words
+from det_transfer.errors import exit_code
 from det_transfer.report import transferability
 
 
@@ -37,8 +37,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except UserError as error:
-        print(f"error: {own_words(error)}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main, parse()))

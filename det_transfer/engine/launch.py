@@ -16,12 +16,12 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from ..errors import UserError, own_words
+from ..errors import USER_ERROR, UserError, own_words
 from .allocator import keep_freed_memory
 from .faults import explain
 from .selection import EarlyStop
 
-__all__ = ["MACHINE_FAULT", "USER_ERROR", "launch", "quiet", "run"]
+__all__ = ["MACHINE_FAULT", "launch", "quiet", "run"]
 
 # What torch says of Detectron2's code, of which a user can do nothing.
 _NOISY_LOGGERS = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
@@ -31,8 +31,7 @@ _NOISY_WARNINGS = (
     "`broadcast_buffers` is deprecated",  # its successor is too new for our floor
 )
 
-# Exit codes; of a bug of ours it is 1, after a traceback.
-USER_ERROR = 2
+# Exit codes; of a mistake it is USER_ERROR, of a bug of ours 1, after a traceback.
 MACHINE_FAULT = 3  # memory, disk or a process gave out: the same command may go well again
 
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from det_transfer.errors import exit_code
 from tools import estimate_scale
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ def estimate(*words):
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
     ):
-        code = estimate_scale.run()
+        code = exit_code(estimate_scale.main, estimate_scale.parse())
     return SimpleNamespace(returncode=code, stdout=output.getvalue(), stderr=errors.getvalue())
 
 

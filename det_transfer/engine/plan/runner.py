@@ -11,8 +11,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
-from ...errors import UserError
-from ..launch import MACHINE_FAULT, USER_ERROR
+from ...errors import USER_ERROR, UserError
+from ..launch import MACHINE_FAULT
 from .spec import Plan, PlannedRun
 from .state import RunState, Status, look_at, remember, write_tables
 

@@ -5,14 +5,15 @@
         --run "fine-tuned=output/growth_table1/target_FT_All_s1" \\
         --run "WA-CNN=output/growth_table1/target_WA_All_s1"
 
-Each run is finished; its last checkpoint is looked at on a dataset of its config. Writes
-analysis.json, and as pictures tsne.png (what the classifier reads, by t-SNE) and units_<run>.png
-(for some units of its top layers the test images that activate them most). In the json of each run:
+Each run is finished; its last checkpoint is looked at on a dataset that one of their configs has,
+so that a source can stand beside what became of it. Writes analysis.json, and as pictures tsne.png
+(what the classifier reads, by t-SNE) and units_<run>.png (for some units of its top layers, the
+same in every run, the test images that activate them most). In the json of each run:
 
     separation   accuracy of 5 nearest neighbours and silhouette of what the classifier reads
     blocks       top-1 with all that the classifier reads, and with each layer of it alone
     diversity    mean absolute correlation among old units, among new ones, and across
-    movement     ||after - before|| / ||before|| of each tensor that its MODEL.WEIGHTS has
+    movement     ||after - before|| / ||before|| of each layer that its MODEL.WEIGHTS has
 
 Source of the analyses: Growing a Brain, figures 3 to 7.
 
@@ -23,10 +24,13 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from PIL import Image
 
 from det_transfer.classification.analysis import (
@@ -38,7 +42,8 @@ from det_transfer.classification.analysis import (
     top_images,
 )
 from det_transfer.classification.checkpoint import load_run
-from det_transfer.classification.data import Tasks, build_test_loader
+from det_transfer.classification.classifier import ImageClassifier
+from det_transfer.classification.data import ImageSet, Tasks, build_test_loader
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
 from det_transfer.report.scatter import scatter
@@ -48,51 +53,98 @@ from det_transfer.run_folder import replacing, write_json
 _SIDE = 64  # pixels of an image in a grid of units
 
 
+@dataclass
+class Seen:
+    """A run, looked at on the images.
+
+    Attributes:
+        layers: what its classifier reads
+        arrays: layer -> (N, units)
+        labels, numbers: (N,), classes and places of the images in their set
+        found: the numbers for the json
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    arrays: dict[str, np.ndarray]
+    labels: np.ndarray
+    numbers: np.ndarray
+    found: dict[str, Any]
+
+    @property
+    def read(self) -> np.ndarray:
+        """(N, units) of all layers side by side, each of norm 1, so that each weighs alike."""
+        blocks = (self.arrays[layer] for layer in self.layers)
+        norms = ((b, np.linalg.norm(b, axis=1, keepdims=True)) for b in blocks)
+        return np.hstack([block / np.maximum(norm, 1e-12) for block, norm in norms])
+
+
 def main(args: argparse.Namespace) -> None:
-    found, panels = {}, []
+    runs = {}
     for entry in args.run:
         name, separator, folder = entry.partition("=")
         if not separator:
             raise UserError(f"--run {entry}: write NAME=FOLDER")
-        found[name], read, labels = analyze(Path(folder), name, args)
-        panels.append((name, embed(read, args.seed), labels))
-    write_json(args.output / "analysis.json", {"dataset": args.dataset, "runs": found})
+        runs[name] = load_run(Path(folder))
+    data = data_of(args.dataset, [cfg for cfg, _ in runs.values()])
+    seen = [look(n, *found, d, args) for (n, found), d in zip(runs.items(), data, strict=True)]
+    panels = []
+    for one in seen:
+        chosen = np.random.default_rng(args.seed).permutation(len(one.labels))[: args.points]
+        points, labels = one.read[chosen], one.labels[chosen]
+        one.found["separation"] = separation(points, labels)
+        panels.append((one.name, embed(points, args.seed), labels))
+    units = choose_units(seen, args)
+    for one, cfg in zip(seen, data, strict=True):
+        images = Tasks(cfg).images(args.dataset)
+        file = f"units_{re.sub(r'[^A-Za-z0-9]+', '_', one.name)}.png"
+        with replacing(args.output / file) as path:
+            unit_grid(images, one, units).save(path, format="png")
+    found = {one.name: one.found for one in seen}
+    content = {"dataset": args.dataset, "units": units, "runs": found}
+    write_json(args.output / "analysis.json", content)
     with replacing(args.output / "tsne.png") as path:
         path.write_bytes(scatter(panels))
-    shown = {n: {k: v for k, v in f.items() if k != "movement"} for n, f in found.items()}
-    print(json.dumps(shown, indent=1))
+    print(json.dumps(found, indent=1))
     print(f"written: {args.output}")
 
 
-def analyze(folder: Path, name: str, args: argparse.Namespace) -> tuple[dict[str, Any], Any, Any]:
-    """The numbers of a run, what its classifier reads (points, channels), and the labels."""
-    cfg, model = load_run(folder)
-    known = [entry[0] for entry in cfg.DATASETS.CLASSIFICATION]
-    if args.dataset not in known:
-        raise UserError(f"--dataset {args.dataset}: {folder} has {', '.join(known)}")
-    cfg.DATASETS.TEST = (args.dataset,)
-    tasks = Tasks(cfg)
-    task = tasks.of(args.dataset)
-    blocks = model.classifiers[task].inputs
-    arrays, labels = features(model, build_test_loader(cfg, args.dataset), list(blocks))
-    numbers: dict[str, Any] = {
-        "network": str(model.architecture),
-        "blocks": block_accuracies(model, build_test_loader(cfg, args.dataset), task),
-    }
-    if len(blocks) > 1:
-        new = np.hstack([arrays[block] for block in blocks[1:]])
-        numbers["diversity"] = diversity(arrays[blocks[0]], new)
-    read = np.hstack([_unit(arrays[block]) for block in blocks])
-    chosen = np.random.default_rng(args.seed).permutation(len(read))[: args.points]
-    numbers["separation"] = separation(read[chosen], labels[chosen])
-    if cfg.MODEL.WEIGHTS.endswith(".pth") and Path(cfg.MODEL.WEIGHTS).is_file():
-        before = read_checkpoint(cfg.MODEL.WEIGHTS)["model"]
-        numbers["movement"] = movement(before, model.state_dict())
-    images = tasks.images(args.dataset)
-    grid = unit_grid(images, arrays, blocks, args)
-    with replacing(args.output / f"units_{re.sub(r'[^A-Za-z0-9]+', '_', name)}.png") as path:
-        grid.save(path, format="png")
-    return numbers, read[chosen], labels[chosen]
+def data_of(dataset: str, configs: Sequence[CfgNode]) -> list[CfgNode]:
+    """For each config one that has the dataset: itself, or the first that does."""
+    known = [[entry[0] for entry in cfg.DATASETS.CLASSIFICATION] for cfg in configs]
+    having = [cfg for cfg, names in zip(configs, known, strict=True) if dataset in names]
+    if not having:
+        names = dict.fromkeys(name for names in known for name in names)
+        raise UserError(f"--dataset {dataset}: the runs have {', '.join(names)}")
+    chosen = [
+        (cfg if dataset in names else having[0]).clone()
+        for cfg, names in zip(configs, known, strict=True)
+    ]
+    for cfg in chosen:
+        cfg.DATASETS.TEST = (dataset,)
+    return chosen
+
+
+def look(
+    name: str, cfg: CfgNode, model: ImageClassifier, data: CfgNode, args: argparse.Namespace
+) -> Seen:
+    """A run on the images of `data`; without a classifier for them, on what all of them read."""
+    task = Tasks(data).of(args.dataset)
+    known = task in model.classifiers
+    layers = model.classifiers[task].inputs if known else model.architecture.top
+    arrays, labels, numbers = features(model, build_test_loader(data, args.dataset), list(layers))
+    found: dict[str, Any] = {"network": str(model.architecture)}
+    if known:
+        found["blocks"] = block_accuracies(model, build_test_loader(data, args.dataset), task)
+    if len(layers) > 1:
+        new = np.hstack([arrays[layer] for layer in layers[1:]])
+        found["diversity"] = diversity(arrays[layers[0]], new)
+    source = cfg.MODEL.WEIGHTS
+    if source.endswith(".pth") and Path(source).is_file():
+        found["movement"] = movement(model, read_checkpoint(source)["model"])
+    else:
+        print(f"{name}: no movement, since {source or 'MODEL.WEIGHTS'} is no file here")
+    return Seen(name, tuple(layers), arrays, labels, numbers, found)
 
 
 def embed(points: np.ndarray, seed: int) -> np.ndarray:
@@ -106,26 +158,47 @@ def embed(points: np.ndarray, seed: int) -> np.ndarray:
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
 
 
-def unit_grid(
-    images: Any, arrays: dict[str, np.ndarray], blocks: tuple[str, ...], args: argparse.Namespace
-) -> Image.Image:
-    """A row a unit, `args.units` of each layer; the images that activate it most from the left."""
-    rows = []
-    for block in blocks:
-        alive = np.flatnonzero(arrays[block].max(axis=0) > 0)
-        units = np.random.default_rng(args.seed).permutation(alive)[: args.units]
-        rows += top_images(arrays[block], units.tolist()).tolist() if len(units) else []
+def choose_units(seen: Sequence[Seen], args: argparse.Namespace) -> dict[str, list[int]]:
+    """Layer -> units to show, the same in all runs: those of --unit, or some that all runs use."""
+    layers = dict.fromkeys(layer for one in seen for layer in one.layers)
+    having = {layer: [s.arrays[layer] for s in seen if layer in s.layers] for layer in layers}
+    widths = {layer: min(a.shape[1] for a in arrays) for layer, arrays in having.items()}
+    if args.unit:
+        units: dict[str, list[int]] = {}
+        for layer, number in args.unit:
+            if not 0 <= number < widths.get(layer, 0):
+                known = ", ".join(f"{n}:0 to {n}:{width - 1}" for n, width in widths.items())
+                raise UserError(f"--unit {layer}:{number}: there is {known}")
+            units.setdefault(layer, []).append(number)
+        return units
+    generator = np.random.default_rng(args.seed)
+    units = {}
+    for layer, arrays in having.items():
+        alive = np.all([a[:, : widths[layer]].max(axis=0) > 0 for a in arrays], axis=0)
+        units[layer] = generator.permutation(np.flatnonzero(alive))[: args.units].tolist()
+    return units
+
+
+def unit_grid(images: ImageSet, seen: Seen, units: dict[str, list[int]]) -> Image.Image:
+    """A row a unit of each layer; the images that activate it most from the left."""
+    rows = [
+        seen.numbers[row]
+        for layer in seen.layers
+        for row in top_images(seen.arrays[layer], units.get(layer, []))
+    ]
     canvas = Image.new("RGB", (5 * _SIDE, max(len(rows), 1) * _SIDE), "white")
     for y, row in enumerate(rows):
-        for x, number in enumerate(row):
+        for x, number in enumerate(row.tolist()):
             picture = Image.fromarray(images.image(number)).resize((_SIDE, _SIDE))
             canvas.paste(picture, (x * _SIDE, y * _SIDE))
     return canvas
 
 
-def _unit(block: np.ndarray) -> np.ndarray:
-    """Rows of norm 1, so that each layer weighs alike."""
-    return block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
+def unit(text: str) -> tuple[str, int]:
+    layer, separator, number = text.rpartition(":")
+    if not separator or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no LAYER:NUMBER, such as FC7:12")
+    return layer, int(number)
 
 
 def parse_args() -> argparse.Namespace:
@@ -133,10 +206,13 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", action="append", required=True, metavar="NAME=FOLDER")
-    parser.add_argument("--dataset", required=True, help="of the runs' DATASETS.CLASSIFICATION")
+    parser.add_argument("--dataset", required=True, help="of a run's DATASETS.CLASSIFICATION")
     parser.add_argument("--output", type=Path, required=True, help="folder for json and pictures")
     parser.add_argument("--points", type=int, default=1500, help="images of t-SNE and separation")
     parser.add_argument("--units", type=int, default=4, help="of each layer, in the grid")
+    parser.add_argument(
+        "--unit", type=unit, action="append", metavar="LAYER:NUMBER", help="this one, e.g. FC7:12"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -8,6 +8,7 @@ from detectron2.evaluation import inference_context
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import UserError
 from .classifier import ImageClassifier
 
 __all__ = [
@@ -25,22 +26,24 @@ Matrix = NDArray[np.floating]
 @torch.no_grad()
 def features(
     model: ImageClassifier, loader: Iterable[list[dict]], names: Sequence[str]
-) -> tuple[dict[str, Matrix], NDArray[np.int64]]:
+) -> tuple[dict[str, Matrix], NDArray[np.int64], NDArray[np.int64]]:
     """Activations of layers on all images of a loader, as they are before norm and scale.
 
     Returns:
-        name -> (N, units) float32, and the labels (N,)
+        name -> (N, units) float32, the labels (N,), and the images' numbers (N,) in the set: those
+        that do not decode are left out
     """
     found: dict[str, list[Tensor]] = {name: [] for name in names}
-    labels: list[int] = []
+    samples: list[dict] = []
     with inference_context(model):
-        for batch in loader:
+        for batch in filter(None, loader):
             activations = model.activations(batch)
             for name in names:
                 found[name].append(activations[name].cpu())
-            labels += [sample["label"] for sample in batch]
+            samples += batch
     arrays = {name: torch.cat(parts).numpy() for name, parts in found.items()}
-    return arrays, np.array(labels, np.int64)
+    labels, numbers = (np.array([s[k] for s in samples], np.int64) for k in ("label", "image_id"))
+    return arrays, labels, numbers
 
 
 @torch.no_grad()
@@ -58,7 +61,7 @@ def block_accuracies(
     right = dict.fromkeys(("all", *blocks), 0)
     count = 0
     with inference_context(model):
-        for batch in loader:
+        for batch in filter(None, loader):
             activations = model.activations(batch)
             labels = torch.tensor([sample["label"] for sample in batch], device=model.device)
             for name in right:
@@ -99,13 +102,30 @@ def _mean_apart_from_itself(block: Matrix) -> float:
     return float((np.abs(block.T @ block).sum() - units) / (units * (units - 1)))
 
 
-def movement(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far each tensor that both states have moved: ||after - before|| / ||before||."""
-    return {
-        name: float((after[name].float() - old.float()).norm() / old.float().norm().clamp(1e-12))
-        for name, old in before.items()
-        if name in after and after[name].shape == old.shape and old.is_floating_point()
-    }
+@torch.no_grad()
+def movement(model: ImageClassifier, before: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far the parameters of each layer have moved: ||after - before|| / ||before||.
+
+    Args:
+        before: a state of the network that the model began as; what is new is left out
+
+    Returns:
+        from below, the trunk's layers, those above and the classifiers by task
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    layers = {**model.named_layers(), **{t: (m,) for t, m in model.classifiers.items()}}
+    found = {}
+    for layer, modules in layers.items():
+        both = [
+            (before[names[p]].float().cpu().flatten(), p.float().cpu().flatten())
+            for module in modules
+            for p in module.parameters()
+            if names[p] in before and before[names[p]].shape == p.shape
+        ]
+        if both:
+            old, new = (torch.cat(side) for side in zip(*both, strict=True))
+            found[layer] = float((new - old).norm() / old.norm().clamp(1e-12))
+    return found
 
 
 def separation(points: Matrix, labels: NDArray[np.int64], neighbours: int = 5) -> dict[str, float]:
@@ -117,7 +137,16 @@ def separation(points: Matrix, labels: NDArray[np.int64], neighbours: int = 5) -
     Returns:
         "knn": percent of the points whose `neighbours` nearest others vote for their class
         (leave-one-out, cosine); "silhouette": scikit-learn's mean, cosine, from -1 to 1
+
+    Raises:
+        UserError: there are too few points, or all are of one class
     """
+    classes = len(np.unique(labels))
+    if len(points) <= neighbours or classes < 2:
+        raise UserError(
+            f"{len(points)} images of {classes} classes are too few to tell how they lie apart: it "
+            f"takes more than {neighbours}, of two classes"
+        )
     from sklearn.metrics import silhouette_score
     from sklearn.neighbors import NearestNeighbors
 

@@ -13,7 +13,17 @@ from typing import Any
 from ..errors import UserError, raise_all
 from ..formats import ARCHITECTURE, check
 
-__all__ = ["POOL5", "Architecture", "Channels", "Layer", "Reading", "deepen", "grow", "widen"]
+__all__ = [
+    "POOL5",
+    "Architecture",
+    "Channels",
+    "Layer",
+    "Reading",
+    "deepen",
+    "grow",
+    "growth_words",
+    "widen",
+]
 
 POOL5 = "pool5"
 
@@ -305,8 +315,12 @@ def grow(
         grown, top = widen_trunk(net, made, sizes[1:], below), joined
     else:
         raise ValueError(f"kind is {kind!r}; it can be deepen, widen, both, recursive or channels")
-    words = f"{kind} {'-'.join(map(str, sizes))}"
-    return replace(grown, growths=(*net.growths, words), top_reading=top)
+    return replace(grown, growths=(*net.growths, growth_words(kind, sizes)), top_reading=top)
+
+
+def growth_words(kind: str, sizes: Sequence[int]) -> str:
+    """E.g. "widen 2048"."""
+    return f"{kind} {'-'.join(map(str, sizes))}"
 
 
 def _number(net: Architecture) -> int:

@@ -21,12 +21,13 @@ from .data import Tasks
 from .growth import Growth, check_memory, fill_new
 from .scopes import apply_scope
 from .transfer import CLASSIFIER, Transfer, check_layers, cut
-from .trunks import FIRST_WEIGHTS, WIDTHS, build_trunk
+from .trunks import FIRST_WEIGHTS, WIDTHS, sketch_trunk
 
 __all__ = [
     "DESCRIPTION",
     "build_classifier",
     "build_described",
+    "build_source",
     "check_classes",
     "describe",
     "grow_model",
@@ -60,7 +61,9 @@ def build_classifier(cfg: CfgNode) -> ImageClassifier:
     tasks = Tasks(cfg)
     last = _last_checkpoint(cfg.OUTPUT_DIR)
     if last:
-        return _scoped(build_described(cfg, last), cfg, tasks)
+        model = build_described(cfg, last)
+        _check_resumed(model.architecture, cfg, last)
+        return _scoped(model, cfg, tasks)
     if Transfer.from_config(cfg):
         return _scoped(_new_model(cfg, _only_task(cfg, tasks)), cfg, tasks)
     base = _base(cfg, tasks)
@@ -103,6 +106,24 @@ def build_described(cfg: CfgNode, source: str) -> ImageClassifier:
     return model
 
 
+def build_source(cfg: CfgNode) -> ImageClassifier:
+    """The classifier of MODEL.WEIGHTS as it was, still without its weights.
+
+    Raises:
+        UserError: they are others' weights, and MODEL.CLASSIFIER.WEIGHTS_TASK does not say of which
+            task their classifier is
+    """
+    if describe(cfg.MODEL.WEIGHTS):
+        return build_described(cfg, cfg.MODEL.WEIGHTS)
+    net = _base(cfg, Tasks(cfg))
+    if not net.classifiers:
+        raise UserError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} has a classifier of no task that is in TASKS; "
+            "say of which it is with MODEL.CLASSIFIER.WEIGHTS_TASK"
+        )
+    return _new_model(cfg, net)
+
+
 def source_of_transfer(cfg: CfgNode) -> ImageClassifier:
     """The classifier that MODEL.TRANSFER copies layers from, still without its weights.
 
@@ -131,8 +152,7 @@ def layer_names(cfg: CfgNode) -> list[str]:
         UserError: LAYERS names one that the network lacks
     """
     net = _plain(cfg)
-    with torch.device("meta"):  # only its names are asked for
-        known = build_trunk(net.network, dict(net.options)).named_layers()
+    known = sketch_trunk(net.network, dict(net.options)).named_layers()
     return check_layers(cfg.MODEL.TRANSFER.LAYERS, [*known, *net.layers, CLASSIFIER])
 
 
@@ -180,6 +200,20 @@ def _scoped(model: ImageClassifier, cfg: CfgNode, tasks: Tasks) -> ImageClassifi
     else:
         apply_scope(model, cfg.MODEL.CLASSIFIER.SCOPE, dropout=dropout)
     return model
+
+
+def _check_resumed(net: Architecture, cfg: CfgNode, source: str) -> None:
+    """Refuse to resume a run with another growth than it has been begun with."""
+    growth = Growth.from_config(cfg)
+    if growth and cfg.MODEL.GROWTH.AT:
+        return  # it may have come already, or not
+    wanted, done = growth.words if growth else "", net.growths[-1] if net.growths else ""
+    # Without a growth of its own, a run has those of the checkpoint that it began with.
+    if wanted != done and (growth or not cfg.MODEL.WEIGHTS):
+        raise UserError(
+            f"{source} was grown by {done or 'nothing'!r}, and MODEL.GROWTH says "
+            f"{wanted or 'nothing'!r}; resume with the same, or take another OUTPUT_DIR"
+        )
 
 
 def _rewire(model: ImageClassifier, target: Architecture, cfg: CfgNode) -> list[str]:
@@ -252,8 +286,7 @@ def _base(cfg: CfgNode, tasks: Tasks) -> Architecture:
 def _plain(cfg: CfgNode) -> Architecture:
     options = cfg.MODEL.CLASSIFIER
     dropout = _dropout(cfg)
-    with torch.device("meta"):  # only its width is asked for
-        width = build_trunk(options.NETWORK, _options(cfg)).width
+    width = sketch_trunk(options.NETWORK, _options(cfg)).width
     widths = options.FC if list(options.FC) != [-1] else WIDTHS[options.NETWORK]
     return Architecture.plain(options.NETWORK, _options(cfg), width, widths, **dropout)
 

@@ -13,7 +13,7 @@ from ..engine.checkpoint import TransferCheckpointer
 from ..errors import UserError
 from ..reuse import Weights, frozen_tensors, is_frozen
 from ..run_folder import CONFIG
-from .building import DESCRIPTION, build_described, source_of_transfer
+from .building import DESCRIPTION, build_described, describe, source_of_transfer
 from .classifier import ImageClassifier
 from .transfer import Transfer
 
@@ -49,14 +49,18 @@ class ClassifierCheckpointer(TransferCheckpointer):
             return super().resume_or_load(path, resume=resume)
         source = source_of_transfer(self._cfg)
         reader = ClassifierCheckpointer(source, cfg=self._cfg)
-        if source.classifiers:
-            reader.load_detector(path)
-        else:  # weights of others, without a description
-            reader.load(path, checkpointables=[])
+        reader.load_classifier(path)
         names = transfer.copy(source, self.model, path)
         self.origin, self._frozen_entry, self._frozen_origin = path, None, path
         logger.info("Copied %s from %s; the rest is drawn anew", ", ".join(names), path)
         return {}
+
+    def load_classifier(self, path: str) -> None:
+        """Load a checkpoint of ours, all of it, or what others' weights have of this network."""
+        if describe(path):
+            self.load_detector(path)
+        else:
+            self.load(path, checkpointables=[])
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         model = self.model
@@ -110,7 +114,9 @@ class ClassifierCheckpointer(TransferCheckpointer):
         lacking = [
             name
             for name in frozen
-            if name.startswith("layers.") and name not in found and name not in self.model.new
+            if name.startswith(("layers.", "classifiers."))
+            and name not in found
+            and name not in self.model.new
         ]
         if lacking:
             words = "MODEL.CLASSIFIER.SCOPE freezes at random; train it, e.g. with SCOPE FC6-New"

@@ -196,8 +196,12 @@ class ImageClassifier(nn.Module):
 
     def parts(self) -> dict[str, list[str]]:
         """Part -> names of parameters, for MODEL.REUSE.LR_MULT and WEIGHT_DECAY."""
-        scales = [name for name, _ in self.named_parameters() if ".scales." in name]
-        return {"new": [name for name in self.new if name not in scales], "scales": scales}
+        scales = {name for name, _ in self.named_parameters() if ".scales." in name}
+        return {
+            "new": sorted(self.new - scales),
+            "new_scales": sorted(self.new & scales),
+            "scales": sorted(scales),
+        }
 
     # -- Running -----------------------------------------------------------------------------
 
@@ -209,19 +213,27 @@ class ImageClassifier(nn.Module):
                 :class:`FeatureBatch`
 
         Returns:
-            in training {"loss_<task>": mean cross entropy of the task's images, times their share};
+            in training {"loss_<task>": mean cross entropy of the task's images, times their share,
+            0 where the batch has none};
             else a list of {"logits": (classes,)}, with ``test_blocks`` also "blocks": name ->
             (classes,) of each layer that the classifier reads, alone
         """
+        if not self.training and not len(batch):  # of images that do not decode
+            return []
         activations = self.activations(batch)
         if not self.training:
             return self._answers(activations, batch)
         labels = self._labels(batch)
         losses = {}
-        for task, rows in self._by_task(batch).items():
-            logits = self.logits(activations, task)[rows]
+        by_task = self._by_task(batch)
+        for task in dict.fromkeys([*self.labelled_tasks, *by_task]):
+            logits, rows = self.logits(activations, task), by_task.get(task, [])
             share = len(rows) / len(batch)
-            losses[f"loss_{task}"] = share * F.cross_entropy(logits, labels[rows])
+            # One that this batch lacks has a loss too: of all processes each has the same keys, and
+            # DDP waits for no gradient that never comes.
+            losses[f"loss_{task}"] = (
+                share * F.cross_entropy(logits[rows], labels[rows]) if rows else 0.0 * logits.sum()
+            )
         if self.teacher:
             losses |= self.teacher.losses(self, activations, set(self.labelled_tasks))
         if self.watched is not None:

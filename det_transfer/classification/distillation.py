@@ -5,7 +5,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ..reuse import freeze
-from .building import build_described
+from .building import build_source
 from .checkpoint import ClassifierCheckpointer
 from .classifier import Activations, ImageClassifier
 
@@ -28,17 +28,17 @@ class Teacher:
     """The network that a run began with, standing still; not part of the model that learns.
 
     Args:
-        cfg: its MODEL.WEIGHTS is a checkpoint of a classifier
+        cfg: MODEL.WEIGHTS is a checkpoint of a classifier, or others' weights with WEIGHTS_TASK
     """
 
     def __init__(self, cfg: CfgNode):
         self._weight = cfg.MODEL.CLASSIFIER.DISTILL_WEIGHT
         self._temperature = cfg.MODEL.CLASSIFIER.DISTILL_TEMPERATURE
-        model = build_described(cfg, cfg.MODEL.WEIGHTS)
+        model = build_source(cfg)
         model.to(torch.device(cfg.MODEL.DEVICE))
         model.new = set()
-        ClassifierCheckpointer(model, cfg=cfg).load_detector(cfg.MODEL.WEIGHTS)
-        self.model: ImageClassifier = freeze(model)
+        self.model: ImageClassifier = freeze(model)  # before: nothing of it may lack weights
+        ClassifierCheckpointer(model, cfg=cfg).load_classifier(cfg.MODEL.WEIGHTS)
 
     def losses(
         self, model: ImageClassifier, activations: Activations, trained: set[str]

@@ -130,13 +130,14 @@ class ClassificationEvaluator(DatasetEvaluator):
         missing = np.setdiff1d(np.arange(len(self._images)), seen)
         if not len(missing):
             return 0
-        files = ", ".join(self._images.files[i] for i in missing[:3].tolist())
+        names = [self._images.files[i] for i in missing.tolist()]
         words = f"{self._images.name}: {len(missing)} of {len(self._images)} images do not decode"
         if len(missing) > self._max_skipped * len(self._images):
             raise UserError(
-                f"{words}, more than DATASETS.MAX_SKIPPED {self._max_skipped:.1%}: {files}"
+                f"{words}, more than DATASETS.MAX_SKIPPED {self._max_skipped:.1%}: "
+                f"{', '.join(names[:3])}"
             )
-        logger.warning("%s and are left out: %s", words, files)
+        logger.warning("%s and are left out: %s", words, ", ".join(names))
         return len(missing)
 
     def _write(self, rows: Mapping[str, np.ndarray], skipped: int) -> dict[str, float]:

@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .architecture import Architecture, Channels, Reading, grow
+from .architecture import Architecture, Channels, Reading, grow, growth_words
 from .classifier import ImageClassifier
-from .trunks import build_trunk
+from .trunks import sketch_trunk
 
 __all__ = ["Growth", "check_memory", "copy_units", "count_parameters", "fill_new", "free_memory"]
 
@@ -47,6 +47,11 @@ class Growth:
         values["sizes"] = tuple(values["sizes"])
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
+    @property
+    def words(self) -> str:
+        """As they stand in the description of a grown network."""
+        return growth_words(self.kind, self.sizes)
+
     def of(self, net: Architecture) -> Architecture:
         """The grown network; its classifiers are as they were."""
         joined = Reading(self.normalize, self.scale_init, self.dropout)
@@ -65,8 +70,7 @@ class Growth:
 
 def _channels(net: Architecture, channels: int) -> Channels:
     """So many beside the last stage of this network's trunk."""
-    with torch.device("meta"):
-        column = build_trunk(net.network, dict(net.options)).column(channels)
+    column = sketch_trunk(net.network, dict(net.options)).column(channels)
     pool = next(m for m in reversed(column.after) if isinstance(m, nn.AdaptiveAvgPool2d))
     parameters = sum(p.numel() for p in column.parameters())
     return Channels("", channels, channels * pool.output_size**2, parameters, 0)
@@ -89,9 +93,10 @@ def check_memory(net: Architecture, device: str) -> None:
     """
     need, free = 12 * count_parameters(net), free_memory(device)
     if need > free:
+        key = "GROWTH.SIZES" if net.growths else "CLASSIFIER.FC"
         raise UserError(
-            f"MODEL.GROWTH: {net} needs {need / 1e9:.1f} GB to train above pool5, and "
-            f"{free / 1e9:.1f} GB are free on {device}; take smaller MODEL.GROWTH.SIZES"
+            f"{net} needs {need / 1e9:.1f} GB to train above pool5, and {free / 1e9:.1f} GB are "
+            f"free on {device}; take smaller MODEL.{key}"
         )
 
 

@@ -13,8 +13,9 @@ class Pace(HookBase):
     """Writes into ``metrics.json`` how each layer above pool5 does, every so many iterations.
 
     ``pace/<layer>/norm``: the L2 norm of its activation, before norm and scale, the mean over the
-    batch. ``pace/<layer>/update``: ||change|| / ||weights|| of one step. That old and new layers
-    learn at the same pace is what Growing a Brain normalises for; by these it can be seen.
+    batch. ``pace/<layer>/update``: ||change|| / ||weights|| of one step, and of the classifier's
+    weights to each layer ``pace/<task> on <layer>/update``. That old and new layers learn at the
+    same pace is what Growing a Brain normalises for; by these it can be seen.
 
     Register it before the writers.
 
@@ -45,9 +46,14 @@ class Pace(HookBase):
 
     @torch.no_grad()
     def _weights(self) -> dict[str, Tensor]:
-        """Of each trained layer, all its weights in one vector."""
-        return {
+        """Of each trained layer, all its weights in one vector; a classifier's by what it reads."""
+        found = {
             name: torch.cat([weight.flatten() for weight in layer.weights.values()])
             for name, layer in self._model.layers.items()
             if any(weight.requires_grad for weight in layer.weights.values())
         }
+        for task, classifier in self._model.classifiers.items():
+            for name, weight in classifier.weights.items():
+                if weight.requires_grad:
+                    found[f"{task} on {name}"] = weight.clone()
+        return found

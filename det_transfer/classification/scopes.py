@@ -47,7 +47,7 @@ def _trained(model: ImageClassifier, scope: str) -> list[nn.Module]:
     if scope == "Classifier":
         return []
     new = [m for name, m in model.grown_modules().items() if _is_new(model, name)]
-    if scope == "New":
+    if scope in ("New", "FC8-New"):  # FC8 are the classifiers, which every scope trains
         return new
     if scope == "Grown":
         described = {**model.architecture.columns, **model.architecture.layers}

@@ -84,11 +84,10 @@ class ClassificationTrainer(TransferTrainer):
         lr_mult, decay = [], []
         if parts["new"]:
             lr_mult.append(("new", factor))
-        if parts["scales"]:
-            fresh = bool(parts["scales"] & model.new) and growth.SCALE_NEW_LR
-            lr_mult.append(("scales", factor if fresh else 1.0))
-            if not growth.SCALE_DECAY:
-                decay.append(("scales", 0.0))
+        if parts["new_scales"] and growth.SCALE_NEW_LR:
+            lr_mult.append(("new_scales", factor))
+        if parts["scales"] and not growth.SCALE_DECAY:
+            decay.append(("scales", 0.0))
         return build_optimizer(cfg, model, lr_mult=lr_mult, weight_decay=decay)
 
     @classmethod
@@ -137,8 +136,8 @@ class ClassificationTrainer(TransferTrainer):
         new = {name.split(".")[1] for name in model.new if name.startswith("classifiers.")}
         if not self.cfg.MODEL.WEIGHTS:
             return ()
-        names = self.cfg.DATASETS.TEST
-        return tuple(name for name in names if tasks.of(name) not in {*new, *model.labelled_tasks})
+        not_old = {*new, self.cfg.MODEL.CLASSIFIER.TASK}
+        return tuple(name for name in self.cfg.DATASETS.TEST if tasks.of(name) not in not_old)
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)

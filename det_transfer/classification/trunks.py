@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import timm
+import torch
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from torch import Tensor, nn
 
@@ -12,7 +13,16 @@ from ..errors import UserError, nearest
 from ..reuse.plain import PLAIN, Plain
 from .columns import Conv
 
-__all__ = ["FIRST_WEIGHTS", "TRUNKS", "WIDTHS", "TimmTrunk", "Trunk", "build_trunk", "units"]
+__all__ = [
+    "FIRST_WEIGHTS",
+    "TRUNKS",
+    "WIDTHS",
+    "TimmTrunk",
+    "Trunk",
+    "build_trunk",
+    "sketch_trunk",
+    "units",
+]
 
 
 class Trunk(nn.Module):
@@ -154,8 +164,17 @@ class ResNetTrunk(Trunk):
         super().__init__(groups, net.output_shape()["res5"].channels)
         self.net = net
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)["res5"].mean(dim=(2, 3))
+    def with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        below = self.net.stem(images)
+        for stage in self.net.stages[:-1]:
+            below = stage(below)
+        return self.net.stages[-1](below).mean(dim=(2, 3)), below
+
+    def column(self, channels: int) -> Conv:
+        below = self.net.stages[-1][0].in_channels
+        made = nn.Conv2d(below, channels, 3, 2, 1, bias=False)
+        after = (nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
+        return Conv(made, *after)
 
 
 def _stages(net: nn.Module) -> dict[str, list[nn.Module]]:
@@ -213,3 +232,12 @@ FIRST_WEIGHTS: dict[str, tuple[float, float]] = {"caffenet": (0.005, 1.0)}
 
 def build_trunk(network: str, options: dict[str, Any]) -> Trunk:
     return TRUNKS[network](**options)
+
+
+def sketch_trunk(network: str, options: dict[str, Any]) -> Trunk:
+    """One without memory, of which only names and widths are asked for, where it can be had."""
+    try:
+        with torch.device("meta"):
+            return build_trunk(network, options)
+    except (NotImplementedError, RuntimeError):  # an older timm reads numbers while it builds some
+        return build_trunk(network, options)

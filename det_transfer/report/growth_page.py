@@ -1,5 +1,6 @@
 """A plan of "Growing a Brain" as a page: the paper's table beside ours, relations, curves."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def _tables(rows: Sequence[Mapping[str, Any]], table: int | None) -> Section:
         section.parts += [_beside(here, table), *_alone(here, table), _bars(here, dataset)]
     if table in PAPER and not growth.alike(rows, table):
         head = ["the paper's", *(column or "top-1" for column in COLUMNS[table])]
-        theirs = [[name, *map(str, values)] for name, values in PAPER[table].items()]
+        digits = _digits(table)
+        theirs = [[n, *(number(v, digits) for v in row)] for n, row in PAPER[table].items()]
         section.parts.append(Table(head, theirs))
     return section
 
@@ -108,20 +110,23 @@ def _tables(rows: Sequence[Mapping[str, Any]], table: int | None) -> Section:
 def _beside(rows: Sequence[Mapping[str, Any]], table: int | None) -> Table:
     """Ours, and behind each column the paper's where it has that column."""
     columns = growth.columns(rows, table)
-    paper = PAPER[table] if table in PAPER and growth.alike(rows, table) else {}
+    paper = table in PAPER and growth.alike(rows, table)
     head, lines_ = [""], []
-    digits = 2 if COLUMNS.get(table) == SCOPES else 1  # as the paper has them
     for column in columns:
         head += [column or "top-1", "paper"] if paper else [column or "top-1"]
-    for name in dict.fromkeys(row["row"] for row in rows if row["column"] in columns):
+    for name in growth.rows_of(rows, table):
         mine = {row["column"]: row for row in rows if row["row"] == name}
-        theirs = dict(zip(COLUMNS[table], paper[name], strict=True)) if name in paper else {}
         cells = []
         for column in columns:
             cells.append(_ours(mine.get(column)))
-            cells += [number(theirs.get(column), digits)] if paper else []
+            cells += [number(growth.of_paper(table, name, column), _digits(table))] * paper
         lines_.append([name, *cells])
     return Table(head, lines_)
+
+
+def _digits(table: int | None) -> int:
+    """As the paper has them."""
+    return 2 if COLUMNS.get(table) == SCOPES else 1
 
 
 def _alone(rows: Sequence[Mapping[str, Any]], table: int | None) -> list[str]:
@@ -217,6 +222,7 @@ def _curves(folder: Path) -> Section:
         for name in dict.fromkeys(name for name, _ in members):
             same = [run for other, run in members if other == name]
             section.parts += _blocks(same, f"Each block alone, {name}{words}")
+            section.parts += _pace(same, f"{name}{words}")
     return section
 
 
@@ -250,8 +256,24 @@ def _blocks(runs: Sequence[Run], title: str) -> list[Figure]:
     return _drawn(drawn, title, "top-1, %")
 
 
-def _drawn(drawn: Sequence[Line], title: str, y: str) -> list[Figure]:
+def _pace(runs: Sequence[Run], title: str) -> list[Figure]:
+    """What MODEL.CLASSIFIER.PACE_PERIOD noted, layer by layer."""
+    figures = []
+    for kind, y in (("norm", "norm of the activation"), ("update", "step / weights")):
+        pattern = re.compile(rf"pace/(.+)/{kind}")
+        known = dict.fromkeys(key for run in runs for row in run.rows for key in row)
+        found = {name: match[1] for name in known if (match := pattern.fullmatch(name))}
+        drawn = [
+            Line(layer, *run.curve(name), k % 8, dashed=k >= 8)
+            for k, (name, layer) in enumerate(found.items())
+            for run in runs
+        ]
+        figures += _drawn(drawn, f"Pace, {title}: {y}", y, log=True)
+    return figures
+
+
+def _drawn(drawn: Sequence[Line], title: str, y: str, *, log: bool = False) -> list[Figure]:
     """None where no line has two points."""
     drawn = [line for line in drawn if len(line.x) > 1]
-    svg = lines(drawn, title, x="iteration", y=y) if drawn else ""
+    svg = lines(drawn, title, x="iteration", y=y, log=log) if drawn else ""
     return [Figure(title, svg, curve_table(drawn, y))] if drawn else []

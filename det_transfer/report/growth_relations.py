@@ -24,7 +24,7 @@ from scipy.stats import t as student
 
 from ..errors import UserError
 from ..run_folder import read_json, replacing
-from .growth import COLUMNS, PAPER, SCOPES, read_values, table_number
+from .growth import PAPER, SCOPES, of_paper, read_values, table_number
 from .html import NONE, number
 
 __all__ = [
@@ -74,7 +74,10 @@ class At:
         """The paper's number, in percent."""
         if self.block:
             return _FIGURE6[self.block]
-        return PAPER[self.table][self.row][COLUMNS[self.table].index(self.column)]
+        found = of_paper(self.table, self.row, self.column)
+        if found is None:
+            raise KeyError(f"table {self.table} of the paper has no {self}")
+        return found
 
     def __str__(self) -> str:
         return " ".join(word for word in (self.row, self.column, self.block) if word)

@@ -66,7 +66,7 @@ def test_checkpoints_of_before_there_were_columns():
     assert Architecture.from_dict(values) == SMALL.with_task("source", 3)
 
 
-@pytest.mark.parametrize(("k", "s6", "s7"), itertools.product((1, 5), (3, 7), (2, 9)))
+@pytest.mark.parametrize(("k", "s6", "s7"), list(itertools.product((1, 5), (3, 7), (2, 9))))
 def test_parameters_are_a_formula(k, s6, s7):
     """New parameters: a 3 x 3 convolution on conv4, 4 x 4 cells of it, and WWA's on top."""
     net = widened(SMALL, (k, s6, s7))
@@ -113,6 +113,17 @@ def test_channels_of_a_modern_network():
     below = model.backbone.with_map(images()["image"])[1]
     last = model.backbone.net.forward_features(images()["image"])
     assert conv(below).shape[2:] == last.shape[2:]
+
+
+def test_channels_of_detectron2s_resnet():
+    options = {"depth": 18, "stride_in_1x1": True, "norm": "BN"}
+    net = Architecture.plain("resnet", options, 512, ())
+    model = filled(widened(net, (7,)))
+    pool5, below = model.backbone.with_map(images()["image"])
+    assert torch.equal(pool5, model.backbone.net(images()["image"])["res5"].mean(dim=(2, 3)))
+    assert below.shape[1] == model.columns["pool5+"].conv.in_channels == 256
+    assert answers(model, "target").shape == (3, 5)
+    assert activations(model)["pool5+"].shape == (3, 7)
 
 
 def test_copies_of_filters_with_noise():

@@ -167,8 +167,10 @@ def test_official_splits(tmp_path):
 
     root = tmp_path / "mit"
     picture(root / "Images/bar/1.jpg")
-    (root / "TestImages.txt").write_text("bar/1.jpg\n")
-    assert read_images("m", "mit67", str(root), "test").classes == ("bar",)
+    for split in ("Test", "Train"):
+        (root / f"{split}Images.txt").write_text("bar/1.jpg\n")
+        found = read_images("m", "mit67", str(root), split.lower())
+        assert (found.classes, found.files) == (("bar",), [f"{root}/Images/bar/1.jpg"])
 
     root = tmp_path / "cub"
     root.mkdir()
@@ -178,14 +180,27 @@ def test_official_splits(tmp_path):
     (root / "classes.txt").write_text("1 001.A\n2 002.B\n")
     found = read_images("c", "cub200", str(root), "train")
     assert (found.files[0], found.labels.tolist()) == (f"{root}/images/002.B/y.jpg", [1])
+    assert read_images("c", "cub200", str(root), "test").files == [f"{root}/images/001.A/x.jpg"]
+    (root / "classes.txt").write_text("1 001.A\n")
+    with pytest.raises(UserError, match=r"image_class_labels.txt has a class 2, which .*classes"):
+        read_images("c", "cub200", str(root), "train")
+    (root / "train_test_split.txt").write_text("1 0\n")
+    with pytest.raises(UserError, match=r"train_test_split.txt is not of the images of images"):
+        read_images("c", "cub200", str(root), "train")
+    (root / "train_test_split.txt").write_text("1\n")
+    with pytest.raises(UserError, match=r"train_test_split.txt: '1' is not two words"):
+        read_images("c", "cub200", str(root), "train")
 
     root = tmp_path / "stanford"
     (root / "ImageSplits").mkdir(parents=True)
     (root / "ImageSplits/actions.txt").write_text("action_name\tcount\nreading\t3\nsmoking\t2\n")
     for action in ("reading", "smoking"):
-        (root / f"ImageSplits/{action}_train.txt").write_text(f"{action}_001.jpg\n")
-    found = read_images("s", "stanford40", str(root), "train")
-    assert found.files[1] == f"{root}/JPEGImages/smoking_001.jpg"
+        for number, split in enumerate(("train", "test"), start=1):
+            file = root / f"ImageSplits/{action}_{split}.txt"
+            file.write_text(f"{action}_00{number}.jpg\n")
+    for number, split in enumerate(("train", "test"), start=1):
+        found = read_images("s", "stanford40", str(root), split)
+        assert found.files[1] == f"{root}/JPEGImages/smoking_00{number}.jpg"
 
 
 def test_flowers(tmp_path):
@@ -196,6 +211,42 @@ def test_flowers(tmp_path):
     assert found.labels.tolist() == [101, 76]
     assert found.files[0].endswith("jpg/image_00003.jpg")
     assert len(found.classes) == 102
+    io_.savemat(tmp_path / "setid.mat", {"trnid": [[4]]})
+    with pytest.raises(UserError, match=r"setid.mat has an image 4; imagelabels.mat has 3"):
+        read_images("f", "flowers102", str(tmp_path), "train")
+    with pytest.raises(UserError, match=r"setid.mat cannot be read as Matlab's, with 'tstid'"):
+        read_images("f", "flowers102", str(tmp_path), "test")
+    (tmp_path / "setid.mat").write_text("<html>404</html>")
+    with pytest.raises(UserError, match=r"setid.mat cannot be read as Matlab's"):
+        read_images("f", "flowers102", str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("kind", ["CIFAR10", "CIFAR100", "FashionMNIST"])
+def test_torchvisions_sets(kind, monkeypatch, tmp_path):
+    """As torchvision holds them once they are read: arrays, lists or tensors."""
+    small = kind == "FashionMNIST"
+    images = np.arange(2 * 4 * 4 * (1 if small else 3), dtype=np.uint8)
+    images = images.reshape((2, 4, 4) if small else (2, 4, 4, 3))
+
+    class Stand:
+        classes = ("apple", "bear")
+
+        def __init__(self, path, train):
+            if path != "here":
+                raise RuntimeError("Dataset not found or corrupted.")
+            self.data = torch.from_numpy(images) if small else images
+            self.targets = torch.tensor([1, 0]) if small else [1, 0]
+            self.classes = self.classes if train else self.classes[::-1]
+
+    monkeypatch.setattr(f"torchvision.datasets.{kind}", Stand)
+    reader = {"FashionMNIST": "fashion_mnist"}.get(kind, kind.lower())
+    found = read_images("x", reader, "here", "train")
+    assert (found.labels.tolist(), found.classes) == ([1, 0], ("apple", "bear"))
+    assert found.image(1).shape == (4, 4, 3)
+    assert np.array_equal(found.image(1)[..., 0], images[1] if small else images[1][..., 0])
+    assert read_images("x", reader, "here", "test").classes == ("bear", "apple")
+    with pytest.raises(UserError, match=rf"elsewhere does not hold torchvision's {kind}"):
+        read_images("x", reader, "elsewhere", "train")
 
 
 # The stream --------------------------------------------------------------------------------------

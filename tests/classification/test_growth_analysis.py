@@ -13,10 +13,14 @@ from det_transfer.classification.analysis import (
     separation,
     top_images,
 )
+from det_transfer.errors import UserError
 
 
 def target_batches(model):
-    given = [{**sample, "task": "target"} for sample in batch(model, 9)]
+    given = [
+        {**sample, "task": "target", "image_id": k}
+        for k, sample in enumerate(batch(model, 9), start=1)
+    ]
     return [given[:4], given[4:]]
 
 
@@ -39,12 +43,16 @@ def test_a_block_alone():
 def test_features_are_the_activations():
     model = grown()
     batches = target_batches(model)
-    found, labels = features(model, batches, ["FC6+", "pool5"])
+    # An empty batch is one of images that do not decode.
+    found, labels, numbers = features(model, [batches[0], [], batches[1]], ["FC6+", "pool5"])
     model.eval()
     direct = model.activations([*batches[0], *batches[1]])
     np.testing.assert_allclose(found["FC6+"], direct["FC6+"].detach().numpy(), atol=1e-5)
     assert found["pool5"].shape == (9, 192)
     assert labels.tolist() == [sample["label"] for sample in [*batches[0], *batches[1]]]
+    assert numbers.tolist() == list(range(1, 10))
+    assert model([]) == []
+    assert block_accuracies(model, [batches[0], []], "target").keys() == {"all", "FC7", "FC7+"}
 
 
 def test_diversity_against_numpys_correlations():
@@ -60,9 +68,22 @@ def test_diversity_against_numpys_correlations():
 
 
 def test_movement():
-    before = {"a": torch.tensor([3.0, 4.0]), "b": torch.zeros(2), "n": torch.tensor(1)}
-    after = {"a": torch.tensor([3.0, 5.0]), "b": torch.zeros(3), "n": torch.tensor(2)}
-    assert movement(before, after) == {"a": pytest.approx(0.2)}
+    model = grown()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    del before["layers.FC6+.weights.pool5"], before["layers.FC6+.bias"]  # new
+    before["classifiers.target.bias"] = torch.zeros(99)  # of other classes
+    with torch.no_grad():
+        model.layers["FC7"].weights["FC6"] += 1
+        model.backbone.features[0].weight *= 3
+        model.backbone.features[0].bias *= 3
+    found = movement(model, before)
+    assert next(iter(found)) == "conv1"
+    assert found["conv1"] == pytest.approx(2)
+    old = [before[f"layers.FC7.{name}"].flatten() for name in ("weights.FC6", "bias")]
+    count = before["layers.FC7.weights.FC6"].numel()
+    assert found["FC7"] == pytest.approx(count**0.5 / torch.cat(old).norm().item(), rel=1e-5)
+    assert found["conv2"] == found["target"] == 0
+    assert "FC6+" not in found
 
 
 def test_separation_and_top_images():
@@ -74,6 +95,9 @@ def test_separation_and_top_images():
     assert separation(apart, labels)["knn"] == 100
     assert separation(apart, labels)["silhouette"] > 0.9
     assert separation(mixed, labels)["knn"] < 80
+    for points, classes in ((mixed[:5], labels[:5]), (mixed, 0 * labels)):
+        with pytest.raises(UserError, match="are too few to tell how they lie apart"):
+            separation(points, classes)
     assert top_images(np.array([[0.1, 5], [0.3, 4], [0.2, 6]]), [1, 0], 2).tolist() == [
         [2, 0],
         [1, 2],

@@ -59,6 +59,50 @@ def test_frozen_layers_forget_nothing(train, source):
     assert record(trainer)["forgetting"]["test"]["forgetting"] == 0
 
 
+def test_joint_training_tells_what_became_of_the_old_task(train, source):
+    """The old task is trained too, with data of its own."""
+    trainer = train(*source, *OTHER, "DATASETS.TRAIN", "('train', 'test')")
+    assert set(trainer.checkpointer.model.labelled_tasks) == {"other", "shapes"}
+    found = record(trainer)
+    assert found["forgetting"].keys() == {"test"}
+    kept = found["forgetting"]["test"]
+    assert found["backward_transfer"] == pytest.approx(kept["after"] - kept["before"])
+
+
+def test_a_task_that_a_batch_lacks_has_a_loss_of_0(build, source):
+    trainer = build(*source, *GROWN, *OTHER, "DATASETS.TRAIN", "('train', 'test')")
+    batch = [{**sample, "task": "other"} for sample in next(iter(trainer.data_loader))]
+    losses = trainer.model(batch)
+    assert losses.keys() == {"loss_other", "loss_shapes"}
+    assert losses["loss_shapes"].item() == 0
+    sum(losses.values()).backward()  # DDP waits for each of them
+    assert all(p.grad is not None for p in trainer.model.parameters() if p.requires_grad)
+
+
+def test_the_teacher_may_be_others_weights(build, tmp_path):
+    """Table 4 at the paper's scale begins with torchvision's file, which says nothing of tasks."""
+    options = ["MODEL.CLASSIFIER.NETWORK", "alexnet", "MODEL.CLASSIFIER.FC", "[24, 16]"]
+    state = build(*options, "DATASETS.TEST", "()", output="a").model.state_dict()
+    theirs = {n.removeprefix("backbone."): v for n, v in state.items() if n.startswith("backbone")}
+    for place, ours in (
+        ("classifier.1", "layers.FC6"),
+        ("classifier.4", "layers.FC7"),
+        ("classifier.6", "classifiers.shapes"),
+    ):
+        (weight,) = (v for n, v in state.items() if n.startswith(f"{ours}.weights."))
+        theirs |= {f"{place}.weight": weight, f"{place}.bias": state[f"{ours}.bias"] + 1}
+    torch.save(theirs, tmp_path / "alexnet.pth")
+    options += ["MODEL.WEIGHTS", tmp_path / "alexnet.pth", *OTHER]
+    options += ["MODEL.CLASSIFIER.DISTILL_WEIGHT", 1.0, "DATASETS.TEST", "()"]
+    trainer = build(*options, "MODEL.CLASSIFIER.WEIGHTS_TASK", "shapes", output="b")
+    teacher = trainer.model.teacher.model
+    assert torch.equal(teacher.classifiers["shapes"].bias, theirs["classifier.6.bias"])
+    assert torch.equal(teacher.layers["FC6"].bias, theirs["classifier.1.bias"])
+    without = [*options, "MODEL.CLASSIFIER.TASKS", "[]"]
+    with pytest.raises(UserError, match=r"say of which it is with MODEL.CLASSIFIER.WEIGHTS_TASK"):
+        build(*without, output="c")
+
+
 def test_distillation_keeps_answers(build, source):
     """The old classifier's answers on the images of the new task stay nearer to what they were."""
 
@@ -145,7 +189,8 @@ def test_the_pace_of_old_and_new_layers(train, build, source, monkeypatch):
     layers = {key.split("/")[1] for key in row if key.startswith("pace/") and key.endswith("norm")}
     assert layers == {"pool5", "FC6", "FC7", "FC7+"}
     updates = {key.split("/")[1] for key in row if key.endswith("/update")}
-    assert updates == {"FC7", "FC7+"}  # those that are trained
+    classifier = {"other on FC7", "other on FC7+"}
+    assert updates == {"FC7", "FC7+", *classifier}  # those that are trained
     change = (weights["after"] - weights["before"]).norm() / weights["before"].norm()
     assert row["pace/FC7+/update"] == pytest.approx(change.item(), rel=1e-4)
     assert row["pace/FC7/norm"] > 0

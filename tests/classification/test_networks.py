@@ -132,6 +132,7 @@ ALL = {"conv", "FC6", "FC6+", "FC7", "FC7+", "target"}
 SCOPES = {
     "Classifier": {"target"},
     "New": {"FC6+", "FC7+", "target"},
+    "FC8-New": {"FC6+", "FC7+", "target"},
     "Grown": {"FC6+", "FC7+", "target"},
     "FC7-New": {"FC6+", "FC7", "FC7+", "target"},
     "FC6-New": ALL - {"conv"},

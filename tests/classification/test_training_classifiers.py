@@ -180,6 +180,17 @@ def test_rates_of_what_is_new(build, source):
     assert found["layers.FC7+.bias"] == pytest.approx((0.05, 1e-4))  # the last word counts
 
 
+def test_scales_that_were_there_before_are_not_new(train, build, source, tmp_path):
+    both = ["MODEL.GROWTH.KIND", "both", "MODEL.GROWTH.SIZES", "[8, 6]"]
+    train(*source, *both, "MODEL.CLASSIFIER.TASK", "other", "DATASETS.TEST", "()", output="grown")
+    weights = ["MODEL.WEIGHTS", tmp_path / "grown" / "model_final.pth"]
+    trainer = build(*weights, *both, "MODEL.CLASSIFIER.TASK", "third", output="again")
+    names = {p: n for n, p in trainer.model.named_parameters()}
+    rates = {names[p]: g["lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
+    assert rates["layers.FCa.scales.FC7+"] == pytest.approx(0.01)  # of the first growth
+    assert rates["layers.FCa2.scales.FCa"] == pytest.approx(0.1)
+
+
 def test_a_checkpoint_is_grown_before_it_is_loaded(train, source, tmp_path):
     grown = train(*source, *WIDEN, "MODEL.CLASSIFIER.TASK", "other", output="grown")
     weights = ["MODEL.WEIGHTS", tmp_path / "grown" / "model_final.pth"]
@@ -234,9 +245,9 @@ def test_mistakes_are_one_clear_line(build, source, tmp_path):
     )
     refused(
         build,
-        r"SCOPE 'FC8-New': there is no layer FC8.*FC6, FC7",
+        r"SCOPE 'FC9-New': there is no layer FC9.*FC6, FC7",
         "MODEL.CLASSIFIER.SCOPE",
-        "FC8-New",
+        "FC9-New",
     )
     refused(
         build,
@@ -255,7 +266,7 @@ def test_mistakes_are_one_clear_line(build, source, tmp_path):
     )
     refused(
         build,
-        r"GB are free on cpu",
+        r"GB are free on cpu; take smaller MODEL.GROWTH.SIZES",
         *source,
         *new,
         *WIDEN[:2],
@@ -273,6 +284,15 @@ def test_what_would_be_ignored_is_refused(build):
     refused(build, "MODEL.REUSE.MODE 'finetune' is for detectors", "MODEL.REUSE.MODE", "finetune")
     stray = ["MODEL.CLASSIFIER.TASKS", "[['stray', 'test']]"]
     refused(build, "task stray is to be evaluated, but nothing trains it", *stray)
+
+
+def test_resumed_with_another_growth(train, build, source):
+    new = ["MODEL.CLASSIFIER.TASK", "other", "DATASETS.TEST", "()"]
+    train(*source, *WIDEN, *new)
+    both = ["MODEL.GROWTH.KIND", "both", "MODEL.GROWTH.SIZES", "[8, 6]"]
+    with pytest.raises(UserError, match=r"grown by 'widen 8', and MODEL.GROWTH says 'both 8-6'"):
+        build(*source, *both, *new, resume=True)
+    assert build(*source, *WIDEN, *new, resume=True).start_iter == 6
 
 
 def test_a_checkpoint_of_another_growth(train, build, source, tmp_path):

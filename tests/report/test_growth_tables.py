@@ -60,7 +60,8 @@ def test_the_page(table1):
     assert "| FT | 51.5 (2.1; 2) / 53.63 | 52.5 (2.1; 2) / 54.75 |" in text
     assert "| DWA | 51.5 (2.1; 2) / 56.07 | - / 56.41 |" in text
     assert "\nsource: 20.0 (1)\n" in text
-    assert "| WA |" not in text
+    assert "| WA | - / 56.81 | - / 56.99 |" in text  # only the paper has it
+    assert "| [1, 15] | - / 48.4 |  |" in text
 
 
 def test_without_scopes_and_with_two_test_sets(tmp_path):

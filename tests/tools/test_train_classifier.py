@@ -69,25 +69,34 @@ def test_an_experiment_from_a_plan(sets, tmp_path):
             },
         },
     }
-    path = tmp_path / "growth_table1.yaml"
+    path, folder = tmp_path / "plan.yaml", tmp_path / "growth_table1"
     path.write_text(yaml.safe_dump(plan))
     for _ in range(2):
-        done = start("tools/run_growth.py", path, "--output", tmp_path / "out")
+        done = start("tools/run_growth.py", path, "--output", folder)
         assert done.returncode == 0, done.stderr[-3000:]
-        text = (tmp_path / "out" / "table.md").read_text()
+        text = (folder / "table.md").read_text()
         assert "/ 53.63 |" in text
         assert "/ 56.81 |" in text
-    record = run_folder.read_json(tmp_path / "out" / "target_WA_New_s2" / "run.json")
+    record = run_folder.read_json(folder / "target_WA_New_s2" / "run.json")
     assert record["growths"] == ["widen 8"]
-    runs = [f"{m}={tmp_path}/out/target_{m}_New_s1" for m in ("FT", "WA")]
+    runs = [f"--run={m}={folder}/target_{m}_New_s1" for m in ("FT", "WA")]
+    runs.append(f"--run=source={folder}/source")
     where = ("--dataset", "test", "--output", tmp_path / "analysis")
-    done = start("tools/analyze_growth.py", "--run", runs[0], "--run", runs[1], *where)
+    done = start("tools/analyze_growth.py", *runs, *where)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = run_folder.read_json(tmp_path / "analysis" / "analysis.json")["runs"]
+    content = run_folder.read_json(tmp_path / "analysis" / "analysis.json")
+    found = content["runs"]
     assert found["WA"]["blocks"].keys() == {"all", "FC7", "FC7+"}
-    assert found["WA"]["movement"]["layers.FC7.bias"] == 0
+    assert found["source"]["blocks"].keys() == {"all", "FC7"}
+    assert found["WA"]["movement"]["FC7"] == 0
+    assert content["units"].keys() == {"FC7", "FC7+"}
     pictures = {file.name for file in (tmp_path / "analysis").glob("*.png")}
-    assert pictures == {"tsne.png", "units_FT.png", "units_WA.png"}
+    assert pictures == {"tsne.png", "units_FT.png", "units_WA.png", "units_source.png"}
+    done = start("tools/analyze_growth.py", *runs, *where, "--unit", "FC7:99")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == (
+        "error: --unit FC7:99: there is FC7:0 to FC7:15, FC7+:0 to FC7+:7"
+    )
 
 
 @pytest.mark.slow

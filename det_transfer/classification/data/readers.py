@@ -236,16 +236,31 @@ def _mit67(name: str, path: str, split: str) -> ImageSet:
 
 def _cub200(name: str, path: str, split: str) -> ImageSet:
     root = Path(path)
-    images = dict(line.split() for line in _lines(name, root / "images.txt"))
-    labels = dict(line.split() for line in _lines(name, root / "image_class_labels.txt"))
-    trained = dict(line.split() for line in _lines(name, root / "train_test_split.txt"))
-    classes = dict(line.split() for line in _lines(name, root / "classes.txt"))
     wanted = {"train": "1", "test": "0"}
     if split not in wanted:
         raise _no_split(name, split, wanted)
+    files = ("images", "image_class_labels", "train_test_split", "classes")
+    images, labels, trained, classes = (_table(name, root / f"{file}.txt") for file in files)
+    for file, table in (("image_class_labels", labels), ("train_test_split", trained)):
+        if table.keys() != images.keys():
+            raise UserError(f"dataset {name}: {root / file}.txt is not of the images of images.txt")
+    if unknown := set(labels.values()) - classes.keys():
+        raise UserError(
+            f"dataset {name}: image_class_labels.txt has a class {min(unknown)}, which "
+            f"{root / 'classes.txt'} lacks"
+        )
     chosen = [number for number in images if trained[number] == wanted[split]]
     pairs = [(f"images/{images[number]}", classes[labels[number]]) for number in chosen]
     return _set(name, _Folder(root), pairs, list(classes.values()))
+
+
+def _table(name: str, path: Path) -> dict[str, str]:
+    """Lines of two words."""
+    rows = [line.split() for line in _lines(name, path)]
+    for row in rows:
+        if len(row) != 2:
+            raise UserError(f"dataset {name}: {path}: {' '.join(row)!r} is not two words")
+    return dict(rows)
 
 
 def _stanford40(name: str, path: str, split: str) -> ImageSet:
@@ -268,11 +283,22 @@ def _flowers102(name: str, path: str, split: str) -> ImageSet:
     if split not in keys:
         raise _no_split(name, split, keys)
     root = Path(path)
-    for file in ("imagelabels.mat", "setid.mat"):
+    read = []
+    for file, key in (("imagelabels.mat", "labels"), ("setid.mat", keys[split])):
         if not (root / file).is_file():
             raise UserError(f"dataset {name}: {root / file} is missing; see datasets/README.md")
-    labels = loadmat(root / "imagelabels.mat")["labels"].ravel()
-    numbers = loadmat(root / "setid.mat")[keys[split]].ravel().tolist()
+        try:
+            read.append(loadmat(root / file)[key].ravel().tolist())
+        except Exception as error:  # whatever scipy makes of a file that is something else
+            raise UserError(
+                f"dataset {name}: {root / file} cannot be read as Matlab's, with {key!r} in it: "
+                f"{error}"
+            ) from error
+    labels, numbers = read
+    if beyond := [n for n in numbers if not 0 < n <= len(labels)]:
+        raise UserError(
+            f"dataset {name}: setid.mat has an image {beyond[0]}; imagelabels.mat has {len(labels)}"
+        )
     pairs = [(f"jpg/image_{n:05d}.jpg", str(labels[n - 1])) for n in numbers]
     return _set(name, _Folder(root), pairs, [str(k) for k in range(1, 103)])
 

@@ -6,9 +6,9 @@
         --run "WA-CNN=output/growth_table1/target_WA_All_s1"
 
 Each run is finished; its last checkpoint is looked at on a dataset that one of their configs has,
-so that a source can stand beside what became of it. Writes analysis.json, and as pictures tsne.png
-(what the classifier reads, by t-SNE) and units_<run>.png (for some units of its top layers, the
-same in every run, the test images that activate them most). In the json of each run:
+so that a source can stand beside what became of it. Writes analysis.json, and into pictures/
+tsne.jpg (what the classifier reads, by t-SNE) and units_<run>.jpg (for some units of its top
+layers, the same in every run, the test images that activate them most). In the json of each run:
 
     separation   accuracy of 5 nearest neighbours and silhouette of what the classifier reads
     blocks       top-1 with all that the classifier reads, and with each layer of it alone
@@ -21,6 +21,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in files or command 
 """
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from det_transfer.classification.analysis import (
     block_accuracies,
@@ -80,12 +81,8 @@ class Seen:
 
 
 def main(args: argparse.Namespace) -> None:
-    runs = {}
-    for entry in args.run:
-        name, separator, folder = entry.partition("=")
-        if not separator:
-            raise UserError(f"--run {entry}: write NAME=FOLDER")
-        runs[name] = load_run(Path(folder))
+    folders = dict(args.run)
+    runs = {name: load_run(Path(folder)) for name, folder in folders.items()}
     data = data_of(args.dataset, [cfg for cfg, _ in runs.values()])
     seen = [look(n, *found, d, args) for (n, found), d in zip(runs.items(), data, strict=True)]
     panels = []
@@ -97,14 +94,12 @@ def main(args: argparse.Namespace) -> None:
     units = choose_units(seen, args)
     for one, cfg in zip(seen, data, strict=True):
         images = Tasks(cfg).images(args.dataset)
-        file = f"units_{re.sub(r'[^A-Za-z0-9]+', '_', one.name)}.png"
-        with replacing(args.output / file) as path:
-            unit_grid(images, one, units).save(path, format="png")
+        name = f"units_{re.sub(r'[^A-Za-z0-9]+', '_', one.name)}"
+        save_picture(args.output, name, unit_grid(images, one, units))
+    save_picture(args.output, "tsne", Image.open(io.BytesIO(scatter(panels))).convert("RGB"))
     found = {one.name: one.found for one in seen}
-    content = {"dataset": args.dataset, "units": units, "runs": found}
+    content = {"dataset": args.dataset, "units": units, "folders": folders, "runs": found}
     write_json(args.output / "analysis.json", content)
-    with replacing(args.output / "tsne.png") as path:
-        path.write_bytes(scatter(panels))
     print(json.dumps(found, indent=1))
     print(f"written: {args.output}")
 
@@ -140,10 +135,14 @@ def look(
         new = np.hstack([arrays[layer] for layer in layers[1:]])
         found["diversity"] = diversity(arrays[layers[0]], new)
     source = cfg.MODEL.WEIGHTS
-    if source.endswith(".pth") and Path(source).is_file():
-        found["movement"] = movement(model, read_checkpoint(source)["model"])
+    here = source.endswith(".pth") and Path(source).is_file()
+    moved = movement(model, read_checkpoint(source)["model"]) if here else {}
+    if moved:
+        found["movement"] = moved
     else:
-        print(f"{name}: no movement, since {source or 'MODEL.WEIGHTS'} is no file here")
+        print(
+            f"{name}: no movement, since {source or 'MODEL.WEIGHTS'} is no checkpoint of ours here"
+        )
     return Seen(name, tuple(layers), arrays, labels, numbers, found)
 
 
@@ -180,18 +179,33 @@ def choose_units(seen: Sequence[Seen], args: argparse.Namespace) -> dict[str, li
 
 
 def unit_grid(images: ImageSet, seen: Seen, units: dict[str, list[int]]) -> Image.Image:
-    """A row a unit of each layer; the images that activate it most from the left."""
+    """A row a unit of each layer, with its name; from the left what activates it most."""
     rows = [
-        seen.numbers[row]
+        (f"{layer}:{unit_}", seen.numbers[row])
         for layer in seen.layers
-        for row in top_images(seen.arrays[layer], units.get(layer, []))
+        for unit_, row in zip(
+            units.get(layer, []), top_images(seen.arrays[layer], units.get(layer, [])), strict=True
+        )
     ]
-    canvas = Image.new("RGB", (5 * _SIDE, max(len(rows), 1) * _SIDE), "white")
-    for y, row in enumerate(rows):
-        for x, number in enumerate(row.tolist()):
+    canvas = Image.new("RGB", (6 * _SIDE, max(len(rows), 1) * _SIDE), "white")
+    for y, (name, row) in enumerate(rows):
+        ImageDraw.Draw(canvas).text((4, (y + 0.4) * _SIDE), name, fill="black")
+        for x, number in enumerate(row.tolist(), start=1):
             picture = Image.fromarray(images.image(number)).resize((_SIDE, _SIDE))
             canvas.paste(picture, (x * _SIDE, y * _SIDE))
     return canvas
+
+
+def save_picture(folder: Path, name: str, picture: Image.Image) -> None:
+    with replacing(folder / "pictures" / f"{name}.jpg") as path:
+        picture.save(path, format="JPEG", quality=90)
+
+
+def named(text: str) -> tuple[str, str]:
+    name, separator, folder = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=FOLDER")
+    return name, folder
 
 
 def unit(text: str) -> tuple[str, int]:
@@ -205,7 +219,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", action="append", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--run", type=named, action="append", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--dataset", required=True, help="of a run's DATASETS.CLASSIFICATION")
     parser.add_argument("--output", type=Path, required=True, help="folder for json and pictures")
     parser.add_argument("--points", type=int, default=1500, help="images of t-SNE and separation")

@@ -22,7 +22,7 @@ from pathlib import Path
 from det_transfer.errors import UserError, exit_code, raise_all
 from det_transfer.report import transferability
 from det_transfer.report.collect import KIND, collect
-from det_transfer.report.growth_results import collect_growth
+from det_transfer.report.growth_results import collect_analysis, collect_growth
 from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
 from det_transfer.run_folder import read_json, write_json
 
@@ -56,7 +56,13 @@ def make_json(args: argparse.Namespace) -> int:
         if len(args.runs) > 1 or args.add:
             raise UserError("--growth-table takes the folder of one plan, and no --add")
         return save(args, collect_growth(args.runs[0], args.root, **said))
-    content = collect(args.runs, args.root, groups=args.group, earlier=earlier, **said)
+    if args.growth_analysis:
+        if len(args.runs) > 1 or args.add:
+            raise UserError("--growth-analysis takes the folder of one analysis, and no --add")
+        content = collect_analysis(args.runs[0], args.root, **said)
+        args.pictures = len(content["captions"])
+    else:
+        content = collect(args.runs, args.root, groups=args.group, earlier=earlier, **said)
     shown = args.pictures_from or next((r for r in args.runs if has_pictures(r)), None)
     if args.pictures and shown is None:
         print("no run has pictures: tools/draw_predictions.py RUN makes them")
@@ -136,6 +142,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--growth-table",
         action="store_true",
         help="RUN is the folder of a plan of tools/run_growth.py",
+    )
+    one.add_argument(
+        "--growth-analysis",
+        action="store_true",
+        help="RUN is what tools/analyze_growth.py wrote",
     )
     one.add_argument(
         "--group",

@@ -249,7 +249,7 @@ def _blocks(runs: Sequence[Run], title: str) -> list[Figure]:
         for metric in entry["metrics"]
         if f"{_ACCURACY}_" in metric
     )
-    if not names:
+    if len(names) < 2:  # one alone is all
         return []
     drawn = [Line(name or "all", *_top1(run, name), k)
              for k, name in enumerate(["", *names]) for run in runs]  # fmt: skip

@@ -22,7 +22,7 @@ from .conditions import relative, shown, versions
 from .growth import PAPER, entries, gather, table_number
 from .growth_relations import SIGNS, Found, examine, values, verdict_of
 
-__all__ = ["GROWTH", "collect_growth"]
+__all__ = ["GROWTH", "collect_analysis", "collect_growth"]
 
 GROWTH = "growth"
 
@@ -73,6 +73,57 @@ def collect_growth(
             for entry, record in zip(done, records, strict=True)
         ],
     }
+
+
+def collect_analysis(
+    folder: str | Path,
+    root: str | Path,
+    *,
+    title: str,
+    question: str,
+    notes: Sequence[str] = (),
+    machine: str = "",
+    command: str = "",
+) -> dict[str, Any]:
+    """What tools/analyze_growth.py wrote, as the content of a json of results: a column a run.
+
+    Args:
+        folder: with analysis.json
+        root, title, question, notes, machine, command: as in :func:`.collect.collect`
+
+    Raises:
+        UserError: it has no such json, or a run of it has lost its folder
+    """
+    path, root = Path(folder) / "analysis.json", Path(root).resolve()
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: tools/analyze_growth.py writes it")
+    content = read_json(path)
+    records = [_record(Path(run)) for run in content["folders"].values()]
+    return {
+        "title": title,
+        "question": question,
+        "notes": list(notes),
+        "machine": described(machine, records),
+        "versions": versions(record["versions"] for record in records),
+        "measured": max(record["ended"] for record in records)[:10],
+        "command": relative(command, root, [str(folder)]),
+        "results": [{"side": name, **_flat(found)} for name, found in content["runs"].items()],
+        # Of the pictures, in the order of their files.
+        "captions": [p.stem.replace("_", " ") for p in sorted(Path(folder).glob("pictures/*.jpg"))],
+    }
+
+
+def _flat(found: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one run of an analysis under words for the page."""
+    numbers = {
+        "5 nearest neighbours, %": found["separation"]["knn"],
+        "silhouette": found["separation"]["silhouette"],
+    }
+    for block, value in found.get("blocks", {}).items():
+        numbers["top-1" if block == "all" else f"top-1 of {block} alone"] = value
+    for units, value in found.get("diversity", {}).items():
+        numbers[f"mean correlation, {units}"] = value
+    return numbers | {f"moved, {name}": v for name, v in found.get("movement", {}).items()}
 
 
 def _record(run: Path) -> dict[str, Any]:

@@ -64,11 +64,9 @@ def tables(content: Mapping[str, Any]) -> str:
 
 
 def _runs_section(name: str, content: Mapping[str, Any], curve: str) -> str:
-    pictures = [
-        f'<img src="{path}" width="49%" alt="ground truth and predictions {i}">'
-        for i, path in enumerate(content["pictures"], 1)
-    ]
-    shown = ["Ground truth on the left, predicted on the right:", "\n".join(pictures)]
+    pictures = content["pictures"]
+    names = [f"ground truth and predictions {number}" for number in range(1, len(pictures) + 1)]
+    shown = ["Ground truth on the left, predicted on the right:", _images(pictures, names)]
     paragraphs = [
         f"## {content['title']}",
         content["question"],
@@ -251,9 +249,20 @@ def _any_section(name: str, content: Mapping[str, Any]) -> str:
     if isinstance(data, Mapping):
         said.append("Data: " + ", ".join(f"{_words(k)} {_value(v)}" for k, v in data.items()) + ".")
     paragraphs = [f"## {title}", *said, tables(content), *content.get("notes", ())]
+    if content.get("pictures"):
+        names = content["captions"]
+        paragraphs += [f"From the left: {', '.join(names)}.", _images(content["pictures"], names)]
     if content.get("command"):
         paragraphs.append(f"```\n{content['command']}\n```")
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _images(paths: Sequence[str], names: Sequence[str]) -> str:
+    """Two a row."""
+    return "\n".join(
+        f'<img src="{path}" width="49%" alt="{name}">'
+        for path, name in zip(paths, names, strict=True)
+    )
 
 
 def _scalar_table(results: Any) -> str:

@@ -90,8 +90,17 @@ def test_an_experiment_from_a_plan(sets, tmp_path):
     assert found["source"]["blocks"].keys() == {"all", "FC7"}
     assert found["WA"]["movement"]["FC7"] == 0
     assert content["units"].keys() == {"FC7", "FC7+"}
-    pictures = {file.name for file in (tmp_path / "analysis").glob("*.png")}
-    assert pictures == {"tsne.png", "units_FT.png", "units_WA.png", "units_source.png"}
+    pictures = {file.name for file in (tmp_path / "analysis" / "pictures").iterdir()}
+    assert pictures == {"tsne.jpg", "units_FT.jpg", "units_WA.jpg", "units_source.jpg"}
+    said = ("--title", "Looking", "--question", "What?", "--growth-analysis")
+    named = ("collect", "looked", *said, tmp_path / "analysis")
+    done = start("tools/make_results.py", "--root", tmp_path, *named)
+    assert done.returncode == 0, done.stderr[-3000:]
+    content = run_folder.read_json(tmp_path / "docs" / "results" / "looked.json")
+    rows = {row["side"]: row for row in content["results"]}
+    assert rows["WA"]["top-1 of FC7+ alone"] == found["WA"]["blocks"]["FC7+"]
+    assert rows["WA"]["moved, FC7"] == 0
+    assert len(content["pictures"]) == 4
     done = start("tools/analyze_growth.py", *runs, *where, "--unit", "FC7:99")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == (

@@ -1,5 +1,6 @@
 """The Python face: train, load, call."""
 
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from PIL import Image
@@ -170,3 +172,88 @@ def test_importing_the_package_does_not_wait_for_the_trainer():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         det_transfer.lod  # noqa: B018
+
+
+FEDERATED = {
+    "DATASETS.TRAIN": ("counted",),
+    "DATASETS.TEST": ("counted",),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": True,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": 2,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.001,
+}
+
+
+@pytest.fixture(scope="module")
+def federated(tiny_coco, tmp_path_factory):
+    """A run with the federated loss on a dataset of one's own, and then a process as a new one."""
+    options = FEDERATED | {
+        "DATASETS.CUSTOM": [["counted", *map(str, tiny_coco)]],
+        "OUTPUT_DIR": str(tmp_path_factory.mktemp("federated") / "run"),
+    }
+    run = det_transfer.train(TINY, options)
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop("counted")
+    return run
+
+
+def test_a_detector_trained_with_the_federated_loss_is_loaded_without_its_data(federated, image):
+    model = federated.load()
+    counts = read_checkpoint(model.weights)["model"][
+        "roi_heads.box_predictor.0.fed_loss_cls_weights"
+    ]
+    assert len(set(counts.tolist())) > 1  # of the training, no stand-ins
+    assert torch.equal(model.model.roi_heads.box_predictor[0].fed_loss_cls_weights, counts)
+    assert len(model(image)) > 0
+    assert "counted" not in MetadataCatalog
+
+
+def test_programs_take_such_a_detector_in_a_new_process(federated, image, tiny_coco, tmp_path):
+    config = ["--config-file", federated.folder / "config.yaml"]
+    options = FEDERATED | {
+        "DATASETS.CUSTOM": [["counted", *map(str, tiny_coco)]],
+        "MODEL.WEIGHTS": federated.folder / "model_final.pth",
+        "OUTPUT_DIR": tmp_path / "again",
+    }
+    again = [word for pair in options.items() for word in pair]
+    for words in (
+        ["tools/predict.py", federated.folder, image, "--output", tmp_path / "found"],
+        ["tools/train_net.py", "--config-file", TINY, "--eval-only", *again],
+        ["tools/analyze_model.py", *config, "--size", 64, "--modes", "finetune"],
+    ):
+        done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    first, second = (
+        run_folder.read_json(folder / "eval" / "counted" / "results.json")["metrics"]
+        for folder in (federated.folder, tmp_path / "again")
+    )
+    assert first == second
+    few = ["MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES", 9]
+    words = ["tools/analyze_model.py", *few, "--modes", "finetune", *config]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "FED_LOSS_NUM_CLASSES is 9 but there are 3 classes; set it to 3 or less" in done.stderr
+
+
+def test_the_federated_loss_draws_of_classes_that_have_images(tiny_coco, tmp_path):
+    content = json.loads(tiny_coco[0].read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 2]
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(content))
+    options = {
+        "DATASETS.CUSTOM": [["two", str(path), str(tiny_coco[1])]],
+        "DATASETS.TRAIN": ("two",),
+        "DATASETS.TEST": (),
+        "OUTPUT_DIR": str(tmp_path / "run"),
+        "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": True,
+        "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True,
+        "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": 3,
+        "SOLVER.MAX_ITER": 1,
+        "SOLVER.STEPS": (),
+    }
+    with pytest.raises(UserError, match=r"NUM_CLASSES is 3 but 2 of 3 classes have images.* 2 or"):
+        det_transfer.train(TINY, options)
+    det_transfer.train(TINY, options | {"MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": 2})
+    # By power 0 all are drawn alike.
+    options |= {"MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": 0.0}
+    det_transfer.train(TINY, options | {"OUTPUT_DIR": str(tmp_path / "alike")})

@@ -82,6 +82,20 @@ def test_explicit_keys_come_from_file_base_and_command_line(tmp_path):
     assert differences(config.cfg, config.from_file) == [("MODEL.WEIGHTS", "", "x")]
 
 
+def test_the_config_of_a_run_names_what_somebody_chose(tmp_path):
+    """It holds every key, and can be given again, with --eval-only for one."""
+    first = load_config("configs/quickstart.yaml", ["MODEL.REUSE.MODE", "frozen", "SEED", "7"])
+    path = tmp_path / "config.yaml"
+    path.write_text(first.cfg.dump())
+    again = load_config(str(path), ["MODEL.DEVICE", "cpu"])
+    validate(again.cfg, again.explicit)
+    assert {"SEED", "MODEL.REUSE.MODE", "MODEL.WEIGHTS", "MODEL.DEVICE"} <= again.explicit
+    assert not {"MODEL.BACKBONE.FREEZE_AT", "TEST.EVAL_PERIOD"} & again.explicit
+    worse = load_config(str(path), ["MODEL.BACKBONE.FREEZE_AT", "3"])
+    with pytest.raises(UserError, match="FREEZE_AT 3 contradicts"):
+        validate(worse.cfg, worse.explicit)
+
+
 @pytest.mark.parametrize(
     ("opts", "rate", "says"),
     [

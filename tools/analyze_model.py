@@ -55,6 +55,12 @@ def measure_mode(base: CfgNode, mode: str, args: argparse.Namespace) -> Cost:
             f"--modes: {mode!r} does not exist; there is {', '.join(filter(None, MODES))}"
         )
     validate(cfg)
+    head, classes = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if head.USE_FED_LOSS and classes < head.FED_LOSS_NUM_CLASSES:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES is {head.FED_LOSS_NUM_CLASSES} but there are "
+            f"{classes} classes; set it to {classes} or less"
+        )
     model = DetectionTrainer.build_model(cfg)
     return measure(model, synthetic_batch(cfg, args.batch, args.size))
 

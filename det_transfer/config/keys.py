@@ -92,6 +92,9 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # float: beta of the class-balanced loss (Cui et al. 2019) on the box heads, by softmax or, with
     # USE_SIGMOID_CE, by sigmoid. About 1 / (1 - beta) objects count as many. 0: all classes alike.
     cfg.MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA = 0.0
+    # float >= 0: weight of the background in that loss, where the mean of the classes is 1. 0: as a
+    # class of very many objects, which is little where most classes are rare.
+    cfg.MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BACKGROUND = 0.0
 
     # -- Cascade R-CNN (ROI_HEADS.NAME TransferCascadeROIHeads); defaults are Detectron2's ways, the
     #    others those of the authors' code, see det_transfer.modeling.roi_heads.cascade

@@ -1,7 +1,7 @@
 """From a YAML and a command line to a config that knows where its values come from."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ class Config:
 
     cfg: CfgNode
     from_file: CfgNode  # the same before the command line and before what follows from the data
-    explicit: frozenset[str]  # keys that the file, its bases or the command line name
+    explicit: frozenset[str]  # keys that somebody named, in the file, its bases or the command line
     on_command_line: frozenset[str]
 
 
@@ -59,9 +59,21 @@ def load_config(config_file: str | None, opts: Sequence[str] = ()) -> Config:
     return Config(
         cfg=cfg,
         from_file=from_file,
-        explicit=frozenset(in_file) | frozenset(on_command_line),
+        explicit=_named(in_file, known) | frozenset(on_command_line),
         on_command_line=frozenset(on_command_line),
     )
+
+
+def _named(in_file: Mapping[str, Any], known: Mapping[str, Any]) -> frozenset[str]:
+    """The keys that somebody wrote into a file.
+
+    One that names nearly all keys is what a run has left behind (config.yaml). Nobody chose its
+    defaults; but that a run began without weights somebody did.
+    """
+    if len(known.keys() & in_file.keys()) < 0.9 * len(known):
+        return frozenset(in_file)
+    chosen = (key for key, value in in_file.items() if value != known.get(key))
+    return frozenset(chosen) | {"MODEL.WEIGHTS"}
 
 
 _LONGEST = 500  # characters of an error that quotes values

@@ -185,6 +185,14 @@ def _long_tail_problems(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA {beta} is for the box heads of R-CNN, and "
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; set it to 0"
         )
+    background = head.CLASS_BALANCE_BACKGROUND
+    if background < 0:
+        yield f"MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BACKGROUND is {background}; it must be >= 0"
+    if background > 0 and not beta:
+        yield (
+            f"MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BACKGROUND {background} is a weight of the "
+            "class-balanced loss; set MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA, or this to 0"
+        )
     if head.USE_FED_LOSS and not head.USE_SIGMOID_CE:
         yield "MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True"
     fraction, shots = cfg.DATASETS.TRAIN_FRACTION, cfg.DATASETS.TRAIN_SHOTS

@@ -4,7 +4,7 @@ from .catalog import check_datasets, describe, register_datasets, take_class_cou
 from .loader import build_test_loader, build_train_loader, build_validation_loader
 from .mapper import TransferDatasetMapper
 from .pasting import CopyPasteMapper, Paster
-from .training_set import hold_to_subset, set_image_counts
+from .training_set import counted, hold_to_subset, set_image_counts
 
 __all__ = [
     "CopyPasteMapper",
@@ -14,6 +14,7 @@ __all__ = [
     "build_train_loader",
     "build_validation_loader",
     "check_datasets",
+    "counted",
     "describe",
     "hold_to_subset",
     "register_datasets",

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms.functional import gaussian_blur
 
+from ..errors import UserError
+
 __all__ = ["EDGE_MOVED", "FEW_PIXELS", "Scene", "box_masks", "choose", "paste", "tight_box"]
 
 # Pixels of the original image. Source: copy_paste_box_update_threshold, and
@@ -64,7 +66,9 @@ def choose(
     return np.sort(rng.permutation(count)[:number])
 
 
-def paste(target: Scene, source: Scene, *, scale: float = 1.0, blend: float = 0.0) -> Scene:
+def paste(
+    target: Scene, source: Scene, *, scale: float = 1.0, blend: float = 0.0, boxes: bool = False
+) -> Scene:
     """Paste all objects of `source` onto `target`, which keeps what can still be seen of its own.
 
     Inputs are not changed. Objects of the target lose what lies under the paste. An edge of a box
@@ -77,19 +81,28 @@ def paste(target: Scene, source: Scene, *, scale: float = 1.0, blend: float = 0.
             10 and the 300 count
         blend: standard deviation in pixels of the blur by which the pasted edge fades, in the image
             alone; 0 is a hard edge
+        boxes: the masks are of :func:`box_masks`. Then an edge moves from where that of the mask
+            was: it is that of the box rounded outwards, which is no movement
 
     Returns:
         the target's objects that are left, then those of the source
+
+    Raises:
+        UserError: the images are not of one size
     """
     if target.image.shape != source.image.shape:
-        raise ValueError(f"images of {target.image.shape} and {source.image.shape} px differ")
+        raise UserError(
+            f"INPUT.COPY_PASTE.ENABLED: images of {target.image.shape} and {source.image.shape} "
+            "(height, width, channels) differ; have the mapper make all of one size, as "
+            "INPUT.LSJ.ENABLED does"
+        )
     alpha = source.masks.any(axis=0)
     box = tight_box(alpha)
     if box is None:
         return target
     x0, y0, x1, y1 = box.astype(int)
     window = slice(y0, y1), slice(x0, x1)  # all that is looked at lies in it
-    kept, boxes = _what_is_left(target, alpha, window, scale)
+    kept, left = _what_is_left(target, alpha, window, scale, rounded=boxes)
     masks = np.empty((len(kept) + len(source), *alpha.shape), dtype=bool)  # copied but once
     np.take(target.masks, kept, axis=0, out=masks[: len(kept)], mode="clip")
     masks[(slice(len(kept)), *window)] &= ~alpha[window]
@@ -97,7 +110,7 @@ def paste(target: Scene, source: Scene, *, scale: float = 1.0, blend: float = 0.
     return Scene(
         image=_composed(target.image, source.image, alpha, window, blend),
         masks=masks,
-        boxes=np.concatenate([boxes, source.boxes.astype(boxes.dtype)]),
+        boxes=np.concatenate([left, source.boxes.astype(left.dtype)]),
         classes=np.concatenate([target.classes[kept], source.classes.astype(target.classes.dtype)]),
     )
 
@@ -117,7 +130,7 @@ def _composed(
 
 
 def _what_is_left(
-    target: Scene, alpha: NDArray, window: tuple[slice, slice], scale: float
+    target: Scene, alpha: NDArray, window: tuple[slice, slice], scale: float, *, rounded: bool
 ) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
     """Indices of the objects that stay, and their boxes."""
     hidden = alpha[window]
@@ -131,7 +144,8 @@ def _what_is_left(
         if tight is None:
             kept[n] = False
             continue
-        moved = np.abs(tight - target.boxes[n]) > EDGE_MOVED * scale
+        before = tight_box(target.masks[n]) if rounded else target.boxes[n]
+        moved = np.abs(tight - before) > EDGE_MOVED * scale
         boxes[n, moved] = tight[moved]
         kept[n] = not moved.any() or np.count_nonzero(mask) > FEW_PIXELS * scale**2
     return np.flatnonzero(kept), boxes[kept]

@@ -64,11 +64,10 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> DetectionTrainLoader
         parts = _train_loader_from_config(
             cfg, mapper or TransferDatasetMapper(cfg, True), dataset=outline
         )
-    groups = [int(d["width"] > d["height"]) for d in outline]
     batches = PositionedBatches(
         parts["sampler"],
         cfg.SOLVER.IMS_PER_BATCH // world_size,
-        groups if parts["aspect_ratio_grouping"] else None,
+        _shapes(cfg, outline) if parts["aspect_ratio_grouping"] else None,
         rank=comm.get_rank(),
         world_size=world_size,
     )
@@ -87,6 +86,18 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> DetectionTrainLoader
     return loader
 
 
+def _shapes(cfg: CfgNode, outline: list[dict[str, Any]]) -> list[int]:
+    """Of each image 1 where it is wide, 0 where it is tall."""
+    lacking = sum("width" not in record or "height" not in record for record in outline)
+    if lacking:
+        raise UserError(
+            f"DATALOADER.ASPECT_RATIO_GROUPING True: {lacking} of {len(outline)} images of "
+            f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)} have no width and height; add them to "
+            "their dataset dicts, or set it to False"
+        )
+    return [int(record["width"] > record["height"]) for record in outline]
+
+
 def _with_copy_paste(
     cfg: CfgNode, mapper: Any, training: TrainingSet, seed: int
 ) -> tuple[Any, PastePool | None]:
@@ -95,7 +106,7 @@ def _with_copy_paste(
     if not options.ENABLED:
         return mapper, None
     paster = Paster.from_config(cfg)
-    if options.SOURCE == "stream":
+    if options.SOURCE == "stream" or not options.PROBABILITY:  # which then draws no source
         weights = source_weights(cfg, training.outline)
         return CopyPasteMapper(mapper, training.records, paster, weights), None
     weights = source_weights(cfg, training.outline, drawn_by=cfg.DATALOADER.SAMPLER_TRAIN)

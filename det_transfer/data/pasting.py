@@ -20,7 +20,9 @@ from detectron2.config import CfgNode
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.structures import BitMasks, Boxes, Instances
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ..errors import UserError
 from .copy_paste import Scene, box_masks, choose, paste
 from .mapper import BROKEN
 
@@ -84,7 +86,7 @@ class Paster:
         if source is None:
             return self._sample(target, scene, 0)
         scale = target.get("resized", 1.0)
-        pasted = paste(scene, source, scale=scale, blend=self.blend)
+        pasted = paste(scene, source, scale=scale, blend=self.blend, boxes=self.boxes)
         return self._sample(target, pasted, len(source))
 
     def _source(self, draw: Callable, rng: np.random.Generator) -> Scene | None:
@@ -157,6 +159,8 @@ class CopyPasteMapper:
             return None  # nor would fewer, after the crop
         try:
             return self.mapper(record)
+        except UserError:  # is a ValueError, and of the config or the data
+            raise
         except BROKEN:
             return None  # the stream meets it as a target too, and counts it there
 
@@ -186,12 +190,12 @@ class PastePool:
         kept: deque[Sample] = deque(maxlen=self.size)
         batches = iter(batches)
         for batch in itertools.islice(batches, refill):
-            kept.extend(batch)
+            kept.extend(map(_own, batch))
         for batch in batches:
             pasted = []
             for sample in batch:
                 pasted.append(self._paste(sample, kept))
-                kept.append(sample)
+                kept.append(_own(sample))
             yield pasted
 
     def _paste(self, sample: Sample, kept: Sequence[Sample]) -> Sample:
@@ -206,6 +210,24 @@ class PastePool:
             return kept[_drawn(until, rng)] if len(kept) else None
 
         return self.paster(sample, draw, int(key.generate_state(1)[0]))
+
+
+def _own(sample: Sample) -> Sample:
+    """What a source needs of a sample, none of it in memory shared with a loading process.
+
+    That has a file descriptor a tensor, and room in /dev/shm, as long as the tensor is kept.
+    """
+    instances = sample["instances"]
+    own = Instances(instances.image_size)
+    own.gt_boxes = Boxes(_unshared(instances.gt_boxes.tensor))
+    own.gt_classes = _unshared(instances.gt_classes)
+    if instances.has("gt_masks") and isinstance(instances.gt_masks, BitMasks):
+        own.gt_masks = BitMasks(_unshared(instances.gt_masks.tensor))
+    return {"image": _unshared(sample["image"]), "instances": own, "index": sample["index"]}
+
+
+def _unshared(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_shared() else tensor
 
 
 def _drawn(until: NDArray, rng: np.random.Generator) -> int:

@@ -1,7 +1,8 @@
 """The images that a run trains on, and how many objects each class has among them."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,11 +22,12 @@ from .catalog import content_of
 from .records import Content
 from .subset import checksum, few_shots, fraction
 
-__all__ = ["TrainingSet", "hold_to_subset", "set_image_counts", "training_set"]
+__all__ = ["TrainingSet", "counted", "hold_to_subset", "set_image_counts", "training_set"]
 
 logger = logging.getLogger(__name__)
 
 _NAMED = 5  # classes that are named where more are meant
+_UNCOUNTED = "det_transfer: nobody has counted its images"  # a dataset's name
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def training_set(cfg: CfgNode) -> TrainingSet:
     left = [outline[index] for index in chosen]
     objects, images = _both_counts(cfg, [classes[index] for index in chosen])
     _warn_of_empty(cfg, _counts(cfg, classes), objects)
-    ids = [record["image_id"] for record in left]
+    ids = _ids(cfg, left)
     subset = {
         "datasets": list(options.TRAIN),
         "fraction": options.TRAIN_FRACTION,
@@ -74,6 +76,21 @@ def training_set(cfg: CfgNode) -> TrainingSet:
         "training on %d of %d images, %s...", len(left), len(outline), subset["sha256"][:12]
     )
     return TrainingSet(Subset(records, np.array(chosen)), left, objects, images, subset)
+
+
+def _ids(cfg: CfgNode, outline: Sequence[dict[str, Any]]) -> list[int | str]:
+    """By which the run folder says what was chosen."""
+    lacking = sum("image_id" not in record for record in outline)
+    if not lacking:
+        return [record["image_id"] for record in outline]
+    shots = cfg.DATASETS.TRAIN_SHOTS
+    choice = f"TRAIN_SHOTS {shots}" if shots else f"TRAIN_FRACTION {cfg.DATASETS.TRAIN_FRACTION:g}"
+    everything = "TRAIN_SHOTS to 0" if shots else "TRAIN_FRACTION to 1"
+    raise UserError(
+        f"DATASETS.{choice}: {lacking} of {len(outline)} chosen images of DATASETS.TRAIN "
+        f"{', '.join(cfg.DATASETS.TRAIN)} have no image_id, by which the run keeps its choice; add "
+        f"it to their dataset dicts, or set DATASETS.{everything}"
+    )
 
 
 def hold_to_subset(output_dir: str, subset: dict[str, Any] | None) -> None:
@@ -106,15 +123,52 @@ def _said(subset: dict[str, Any] | None) -> str:
     return f"{len(subset['images'])} images with checksum {subset['sha256'][:12]}"
 
 
-def set_image_counts(cfg: CfgNode) -> None:
-    """Give datasets of one's own the counts that Detectron2's federated loss draws classes by."""
+def set_image_counts(cfg: CfgNode) -> list[int]:
+    """Give datasets of one's own the counts that Detectron2's federated loss draws classes by.
+
+    Returns:
+        the counts: images of each class
+    """
     names = [n for n in cfg.DATASETS.TRAIN if not MetadataCatalog.get(n).get("class_image_count")]
-    if not names:
+    if names:
+        counts = _as_metadata(training_set(cfg).images)
+        for name in names:
+            MetadataCatalog.get(name).class_image_count = counts
+    counts = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).class_image_count
+    return [count["image_count"] for count in counts]
+
+
+@contextlib.contextmanager
+def counted(cfg: CfgNode) -> Iterator[CfgNode]:
+    """A config that a model with a federated loss can be built of, inside.
+
+    Where :func:`set_image_counts` was not called, as in a process that only uses a detector, all
+    counts are 1. They are a buffer of the model, and a checkpoint brings those of its training.
+    """
+    head, classes = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    known = [_counts_known(name) == classes for name in cfg.DATASETS.TRAIN]
+    if not head.USE_FED_LOSS or (known and all(known)):
+        yield cfg
         return
-    images = training_set(cfg).images
-    counts = [{"id": n + 1, "image_count": int(count)} for n, count in enumerate(images)]
-    for name in names:
-        MetadataCatalog.get(name).class_image_count = counts
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = (_UNCOUNTED,)
+    MetadataCatalog.get(_UNCOUNTED).class_image_count = _as_metadata([1] * classes)
+    try:
+        yield cfg
+    finally:
+        MetadataCatalog.pop(_UNCOUNTED)
+
+
+def _as_metadata(images: Sequence[int]) -> list[dict[str, int]]:
+    return [{"id": n + 1, "image_count": int(count)} for n, count in enumerate(images)]
+
+
+def _counts_known(name: str) -> int:
+    """Of how many classes a dataset's images were counted."""
+    if name not in MetadataCatalog:  # which would make an entry of it
+        return 0
+    return len(MetadataCatalog.get(name).get("class_image_count", ()))
 
 
 def _records(cfg: CfgNode) -> tuple[Dataset, list[dict[str, Any]], list[list[int]]]:
@@ -125,6 +179,10 @@ def _records(cfg: CfgNode) -> tuple[Dataset, list[dict[str, Any]], list[list[int
     else:
         contents = [content_of(cfg, name) for name in names]
     outline = [record for content in contents for record in content.outline]
+    if not outline:
+        raise UserError(
+            f"DATASETS.TRAIN {', '.join(names)}: no image; name a dataset that has some"
+        )
     records: Dataset = ConcatDataset([content.records for content in contents])
     classes = [_classes(record) for record in outline]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in outline[0]:

@@ -21,6 +21,7 @@ from ..data import (
     build_train_loader,
     build_validation_loader,
     check_datasets,
+    counted,
     describe,
     hold_to_subset,
     register_datasets,
@@ -111,26 +112,42 @@ def _registered(build: Callable[[CfgNode, str], Any], cfg: CfgNode, name: str) -
 
 
 def _check_federated(cfg: CfgNode) -> None:
+    """Count the images that the federated loss draws classes by, and see that it has enough."""
     head, classes = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if not head.USE_FED_LOSS:
         return
-    if classes < head.FED_LOSS_NUM_CLASSES:
+    counts = set_image_counts(cfg)
+    if len(counts) != classes:
         raise UserError(
-            f"MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES is {head.FED_LOSS_NUM_CLASSES} but there are "
-            f"{classes} classes; set it to a part of them"
+            f"MODEL.ROI_BOX_HEAD.USE_FED_LOSS: DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)} has "
+            f"images counted for {len(counts)} classes and MODEL.ROI_HEADS.NUM_CLASSES is "
+            f"{classes}; set that to the classes of the data, and name them all in its metadata's "
+            "thing_classes"
         )
-    set_image_counts(cfg)
+    # With power 0 all are drawn alike, whether they have images or not.
+    drawn = sum(count > 0 for count in counts) if head.FED_LOSS_FREQ_WEIGHT_POWER else classes
+    if drawn < head.FED_LOSS_NUM_CLASSES:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES is {head.FED_LOSS_NUM_CLASSES} but {drawn} "
+            f"of {classes} classes have images to draw them by; set it to {drawn} or less"
+        )
 
 
 class DetectionTrainer(TransferTrainer):
     """Trains and evaluates a Detectron2 detector under MODEL.REUSE."""
 
     def __init__(self, cfg: CfgNode):
+        _check_federated(cfg)  # for whoever has not called prepare()
         super().__init__(cfg)
         self._record_classes()
-        beta = cfg.MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA
-        if beta:
-            balance_classes(self.checkpointer.model, self.data_loader.objects, beta)
+        head = cfg.MODEL.ROI_BOX_HEAD
+        if head.CLASS_BALANCE_BETA:
+            balance_classes(
+                self.checkpointer.model,
+                self.data_loader.objects,
+                head.CLASS_BALANCE_BETA,
+                head.CLASS_BALANCE_BACKGROUND,
+            )
         self._record_subset()
 
     def _record_classes(self) -> None:
@@ -163,7 +180,8 @@ class DetectionTrainer(TransferTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model with its trunk in the mode that MODEL.REUSE asks for, before any optimizer."""
         try:
-            model = build_model(cfg)
+            with counted(cfg) as complete:
+                model = build_model(complete)
         except KeyError as error:
             if "No object named" not in str(error):
                 raise

@@ -16,6 +16,7 @@ from det_transfer.data.copy_paste import (
     paste,
     tight_box,
 )
+from det_transfer.errors import UserError
 
 SIZES = st.tuples(st.integers(8, 64), st.integers(8, 64))
 COUNTS = st.integers(0, 5)
@@ -220,6 +221,20 @@ def test_box_masks_are_what_boxes_touch(corners):
                 )
 
 
+@pytest.mark.parametrize("scale", [0.03, 0.1, 1.0])
+def test_rounding_of_boxes_is_no_movement(scale):
+    """Of filled boxes, at small scales: 0.03 times 10 px is less than a box is rounded by."""
+    size, boxes = (20, 20), np.array([[2.4, 2.4, 9.6, 9.6]])
+    target = Scene(np.zeros((*size, 3), np.uint8), box_masks(boxes, *size), boxes, np.array([1]))
+    inside = one(size, 4, 4, 6, 6, label=2)
+    assert paste(target, inside, scale=scale, boxes=True).boxes[0].tolist() == boxes[0].tolist()
+    corner = one(size, 2, 0, 5, 12, label=2)  # the left edge goes from 2 to 5
+    moved = [5, 2.4, 9.6, 9.6] if scale < 0.3 else boxes[0].tolist()
+    assert paste(target, corner, scale=scale, boxes=True).boxes[0].tolist() == moved
+    # Of an object's own mask it is, against the box as it is annotated.
+    assert paste(target, inside, scale=0.03).boxes[0].tolist() == [2, 2, 10, 10]
+
+
 def test_images_of_different_size_are_refused():
-    with pytest.raises(ValueError, match="differ"):
+    with pytest.raises(UserError, match=r"\(8, 8, 3\) and \(8, 9, 3\).*of one size, as INPUT.LSJ"):
         paste(one((8, 8), 0, 0, 4, 4), one((8, 9), 0, 0, 4, 4))

@@ -1,5 +1,6 @@
 """Where pasted objects come from: the stream, the pool, and what a mapper makes of them."""
 
+import copy
 import itertools
 import json
 from collections import Counter
@@ -9,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, build_detection_train_loader
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from det_transfer.config import load_config, validate
 from det_transfer.data import build_train_loader
@@ -16,7 +18,9 @@ from det_transfer.data.catalog import check_datasets, register, register_dataset
 from det_transfer.data.loader import build_validation_loader
 from det_transfer.data.mapper import TransferDatasetMapper
 from det_transfer.data.pasting import CopyPasteMapper, PastePool, Paster, source_weights
+from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.errors import UserError
+from det_transfer.stream import seeded
 from det_transfer.testing import make_tiny_dataset
 
 OPTIONS = [
@@ -27,10 +31,10 @@ OPTIONS = [
 ]
 
 
-def config(dataset, *opts):
+def config(dataset, *opts, base=None):
     options = [*OPTIONS, "DATASETS.TRAIN", ("pasted",), "DATASETS.TEST", ()]
     options += ["DATASETS.CUSTOM", [["pasted", *map(str, dataset)]], *opts]
-    cfg = load_config(None, [str(opt) for opt in options]).cfg
+    cfg = load_config(base, [str(opt) for opt in options]).cfg
     validate(cfg)
     register_datasets(cfg)
     return cfg
@@ -75,11 +79,36 @@ def test_same_bytes_for_any_number_of_workers_and_after_resuming(tiny_coco, sour
     assert not all_same(batches(config(tiny_coco, *opts, "SEED", 6), 6), whole)
 
 
+@pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("source", ["stream", "pool"])
-def test_unpasted_samples_are_the_plain_mappers(tiny_coco, source):
-    plain = batches(config(tiny_coco, "INPUT.COPY_PASTE.ENABLED", False), 3)
+def test_unpasted_samples_are_the_plain_mappers(tiny_coco, source, masks):
+    """Without masks in the detector but for the boxes, which are drawn anew from the masks."""
     opts = ["INPUT.COPY_PASTE.SOURCE", source, "INPUT.COPY_PASTE.PROBABILITY"]
-    assert all_same(batches(config(tiny_coco, *opts, 0.0), 3), plain)
+    without = batches(
+        config(tiny_coco, "INPUT.COPY_PASTE.ENABLED", False, "MODEL.MASK_ON", masks), 3
+    )
+    plain = batches(config(tiny_coco, *opts, 0.0), 3)
+    unpasted = batches(config(tiny_coco, *opts, 0.0, "MODEL.MASK_ON", masks), 3)
+    assert not any(sample["pasted"] for sample in itertools.chain(*plain, *unpasted))
+    if masks:
+        assert all_same(without, plain)
+    redrawn = 0
+    sides = (itertools.chain(*side) for side in (without, plain, unpasted))
+    for annotated, drawn, ours in zip(*sides, strict=True):
+        for name in ("image", "position"):
+            assert torch.equal(*(torch.as_tensor(s[name]) for s in (annotated, drawn)))
+            assert torch.equal(*(torch.as_tensor(s[name]) for s in (drawn, ours)))
+        boxes = [s["instances"].gt_boxes.tensor for s in (annotated, drawn, ours)]
+        assert torch.equal(boxes[1], boxes[2])
+        assert torch.equal(drawn["instances"].gt_classes, ours["instances"].gt_classes)
+        redrawn += not torch.equal(boxes[0], boxes[2])
+    assert bool(redrawn) != masks
+
+
+@pytest.mark.parametrize("source", ["stream", "pool"])
+def test_pasted_samples_are_the_plain_mappers_outside_of_what_is_pasted(tiny_coco, source):
+    opts = ["INPUT.COPY_PASTE.SOURCE", source, "INPUT.COPY_PASTE.PROBABILITY"]
+    plain = batches(config(tiny_coco, *opts, 0.0), 3)
     for before, after in zip(plain, batches(config(tiny_coco, *opts, 1.0), 3), strict=True):
         for old, new in zip(before, after, strict=True):
             if not new["pasted"]:
@@ -92,6 +121,18 @@ def test_unpasted_samples_are_the_plain_mappers(tiny_coco, source):
             # Outside of what was pasted nothing has changed, and nothing of the target is under it.
             assert torch.equal(old["image"][:, ~alpha], new["image"][:, ~alpha])
             assert not (masks[:left] & alpha).any()
+
+
+@pytest.mark.parametrize("source", ["stream", "pool"])
+def test_with_probability_0_nothing_is_read_in_vain(tiny_coco, source):
+    opts = ["INPUT.COPY_PASTE.SOURCE", source, "INPUT.COPY_PASTE.POOL_SIZE", 6]
+    read = []
+    cfg = config(tiny_coco, *opts, "INPUT.COPY_PASTE.PROBABILITY", 0.0)
+    mapper = TransferDatasetMapper(cfg, True)
+    loader = build_train_loader(cfg, lambda record: read.append(1) or mapper(record))
+    loader.start_at(4)  # nor to fill a pool after a resume
+    list(itertools.islice(loader, 2))
+    assert len(read) == 2 * cfg.SOLVER.IMS_PER_BATCH
 
 
 def test_the_pool_holds_the_samples_just_before(tiny_coco):
@@ -186,6 +227,127 @@ def test_where_nothing_can_be_pasted_the_image_stays_as_it_is():
     bad = {"annotations": [{"category_id": 0}] * 9, "broken": True}
     assert CopyPasteMapper(broken, [bad], Paster())({})["pasted"] == 0
     assert CopyPasteMapper(lambda record: None, [bad], Paster())({}) is None
+
+
+def test_a_mistake_met_in_a_source_is_said():
+    """No broken image, which would be skipped."""
+
+    def mapper(record):
+        if record.get("wrong"):
+            raise UserError("the data are wrong")
+        return sample_of(2)
+
+    wrong = {"annotations": [{"category_id": 0}] * 9, "wrong": True}
+    with pytest.raises(UserError, match="the data are wrong"):
+        CopyPasteMapper(mapper, [wrong], Paster())({})
+
+
+def test_a_mapper_that_makes_images_of_several_sizes_is_refused(tiny_coco):
+    cfg = config(tiny_coco)
+    sizes = itertools.cycle([96, 80])
+
+    def mapper(record):
+        return sample_of(2, next(sizes))
+
+    with pytest.raises(UserError, match=r"\(96, 96, 3\) and \(80, 80, 3\).*mapper make all of one"):
+        list(itertools.islice(build_train_loader(cfg, mapper), 4))
+
+
+def test_rounding_of_pasted_on_boxes_is_no_movement():
+    """Of an image made very small, where a box is rounded by more than 10 px of the original."""
+
+    def sample(*box):
+        instances = Instances((20, 20), gt_boxes=Boxes(torch.tensor([box])))
+        instances.gt_classes = torch.tensor([0])
+        image = torch.zeros(3, 20, 20, dtype=torch.uint8)
+        return {"image": image, "instances": instances, "resized": 0.03}
+
+    target, source = sample(2.4, 2.4, 9.6, 9.6), sample(4.0, 4.0, 6.0, 6.0)
+    pasted = Paster(boxes=True)(target, lambda rng, share: source, 0)
+    assert pasted["pasted"] == 1
+    assert torch.equal(pasted["instances"].gt_boxes.tensor[:1], target["instances"].gt_boxes.tensor)
+
+
+def small_objects(tiny_coco, folder):
+    """Of each image one object is left, of 10 x 10 px near its corner, which most crops miss."""
+    content = json.loads(tiny_coco[0].read_text())
+    first = {a["image_id"]: a for a in reversed(content["annotations"])}
+    for annotation in first.values():
+        annotation["bbox"], annotation["area"] = [20, 16, 10, 10], 100
+        annotation["segmentation"] = [[20, 16, 30, 16, 30, 26, 20, 26]]
+    path = folder / "small.json"
+    path.write_text(json.dumps({**content, "annotations": list(first.values())}))
+    return path, tiny_coco[1]
+
+
+@pytest.mark.parametrize("source", ["stream", "pool"])
+def test_images_of_which_the_crop_leaves_nothing_are_trained_on(tiny_coco, tmp_path, source):
+    """As targets, with something pasted or not, and as sources, of which another one is drawn."""
+    opts = ["INPUT.COPY_PASTE.SOURCE", source, "INPUT.COPY_PASTE.PROBABILITY", 0.7]
+    opts += ["INPUT.LSJ.MIN_SCALE", 1.6, "INPUT.LSJ.MAX_SCALE", 2.4]
+    opts += ["MODEL.ROI_HEADS.NUM_CLASSES", 3]
+    cfg = config(small_objects(tiny_coco, tmp_path), *opts, base="tests/engine/tiny.yaml")
+    mapper, made = TransferDatasetMapper(cfg, True), []
+
+    def watched(record):
+        sample = mapper(record)
+        made.append(len(sample["instances"]))
+        return sample
+
+    samples = list(itertools.chain(*itertools.islice(build_train_loader(cfg, watched), 40)))
+    assert made.count(0) > 40
+    assert made.count(1) > 10
+    left = [(len(s["instances"]) - s["pasted"], s["pasted"]) for s in samples]
+    assert {(0, 0), (0, 1), (1, 0), (1, 1)} <= set(left)
+    assert all(sample["instances"].has("gt_masks") for sample in samples)
+    model = DetectionTrainer.build_model(cfg).train()
+    bare, pasted, both = (samples[left.index(kind)] for kind in ((0, 0), (0, 1), (1, 1)))
+    for batch in ([bare, bare], [bare, pasted], [pasted, both]):
+        with EventStorage():
+            losses = model(batch)
+        assert "loss_mask" in losses
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_crowd_beside_objects_is_never_pasted(tiny_coco):
+    """Its class is one that nothing else has."""
+    cfg = config(tiny_coco, "INPUT.COPY_PASTE.MAX_OBJECTS", 0)
+    records = copy.deepcopy(DatasetCatalog.get("pasted"))
+    for record in records:
+        crowds = [{**a, "iscrowd": 1, "category_id": 9} for a in record["annotations"]]
+        record["annotations"] = [*crowds, *record["annotations"]]
+    mapper = CopyPasteMapper(TransferDatasetMapper(cfg, True), records, Paster())
+    classes, pasted = Counter(), 0
+    for position, record in enumerate(records * 5):
+        with seeded(1, position):
+            sample = mapper(copy.deepcopy(record))
+        classes.update(sample["instances"].gt_classes.tolist())
+        pasted += sample["pasted"]
+    assert pasted > 20
+    assert not classes[9]
+
+
+def test_the_pool_keeps_nothing_of_what_workers_share(tiny_coco, monkeypatch):
+    """Each tensor of theirs would hold a file descriptor and room in /dev/shm."""
+    seen = []
+    paste_onto = PastePool._paste
+
+    def watched(pool, sample, kept):
+        seen.append((sample["image"].is_shared(), list(kept)))
+        return paste_onto(pool, sample, kept)
+
+    monkeypatch.setattr(PastePool, "_paste", watched)
+    opts = ["INPUT.COPY_PASTE.SOURCE", "pool", "INPUT.COPY_PASTE.POOL_SIZE", 4]
+    batches(config(tiny_coco, *opts, "DATALOADER.NUM_WORKERS", 1), 3, start=2)
+    assert all(shared for shared, _ in seen)
+    kept = [sample for _, samples in seen for sample in samples]
+    assert len(kept) > 20
+    for sample in kept:
+        objects = sample["instances"]
+        tensors = [sample["image"], objects.gt_boxes.tensor, objects.gt_classes]
+        tensors += [objects.gt_masks.tensor] if objects.has("gt_masks") else []
+        assert not any(tensor.is_shared() for tensor in tensors)
 
 
 def test_an_image_of_crowds_alone_is_a_sample_without_objects(tiny_coco):

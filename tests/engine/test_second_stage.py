@@ -1,5 +1,8 @@
 """The second stage: a trained detector whose last classification layers alone go on learning."""
 
+import json
+import math
+
 import pytest
 import torch
 
@@ -80,7 +83,37 @@ def test_with_the_class_balanced_loss(train, tmp_path):
     train(*start, output="plain")
     predictor = trainer.model.roi_heads.box_predictor[2]
     assert predictor._class_weights[:3].mean().item() == pytest.approx(1)
+    assert predictor._class_weights[-1] < predictor._class_weights[:3].min()
     assert changed(weights(tmp_path / "balanced"), weights(tmp_path / "plain"))
+    balance = ["MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA", 0.9]
+    balance += ["MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BACKGROUND", 1.5]
+    trainer = train(*start, *balance, output="background")
+    assert trainer.model.roi_heads.box_predictor[2]._class_weights[-1] == 1.5
+
+
+MASKS = [
+    *("MODEL.MASK_ON", True, "INPUT.MASK_FORMAT", "bitmask"),
+    *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead", "MODEL.ROI_MASK_HEAD.NORM", "BN"),
+    *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
+]
+
+
+def test_the_mask_head_stands_still_too(train, tmp_path):
+    """With Copy-Paste, as configs/lvis have it; norms of the mask head with their statistics."""
+    paste = ["INPUT.LSJ.ENABLED", True, "INPUT.LSJ.SIZE", 64, "INPUT.LSJ.MIN_SCALE", 0.5]
+    paste += ["INPUT.COPY_PASTE.ENABLED", True]
+    train(*CASCADE, *MASKS, *paste, output="one")
+    start = ["MODEL.WEIGHTS", tmp_path / "one" / "model_final.pth", *ONLY]
+    start += ["MODEL.ROI_BOX_HEAD.CLASS_BALANCE_BETA", 0.9]
+    train(*CASCADE, *MASKS, *paste, *start, output="two")
+    before, after = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert any(".mask_head." in name and "running_mean" in name for name in before)
+    assert changed(before, after) == classifiers(before)
+    lines = (tmp_path / "two" / "metrics.json").read_text().splitlines()
+    assert all(math.isfinite(json.loads(lines[0])[key]) for key in ("loss_mask", "total_loss"))
+    record = run_folder.read_json(tmp_path / "two" / "run.json")
+    assert record["frozen"]["verdict"] == "unchanged"
+    assert "segm" in record["results"]
 
 
 @pytest.mark.parametrize("source", ["", "package"])

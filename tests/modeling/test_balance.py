@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_detector import batch, build, gradients, losses
 
+from det_transfer.errors import UserError
 from det_transfer.modeling.roi_heads import balance_classes, class_weights
 
 
@@ -23,10 +24,30 @@ def test_the_ends_of_the_scale():
     # As beta goes to 1, the inverse of the number.
     weights = class_weights([10, 20, 40], 1 - 1e-9)
     assert torch.allclose(weights[0] / weights[1:3], torch.tensor([2.0, 4.0]), rtol=1e-4)
-    # A class without objects is one of a single object; the background one of very many.
-    weights = class_weights([0, 1, 10**9], 0.99)
-    assert weights[0] == weights[1]
-    assert weights[2] == pytest.approx(weights[3].item())
+    # The background is a class of very many objects.
+    weights = class_weights([1, 10**9], 0.99)
+    assert weights[1] == pytest.approx(weights[2].item())
+
+
+def test_classes_without_objects_change_no_weight_of_the_others():
+    """They weigh as one of a single object, and are not in the mean."""
+    some, more = class_weights([1, 20, 300], 0.99), class_weights([1, 0, 20, 0, 300], 0.99)
+    assert torch.equal(more[[0, 2, 4, 5]], some)
+    assert torch.equal(more[[1, 3]], some[[0, 0]])
+    assert class_weights([5, 0, 0], 0.9)[0] == 1
+    with pytest.raises(UserError, match=r"CLASS_BALANCE_BETA 0.9: .* no object"):
+        class_weights([0, 0], 0.9)
+
+
+def test_a_weight_for_the_background():
+    counts = [1, 20, 300]
+    assert class_weights(counts, 0.99, 1.0)[-1] == 1
+    assert class_weights(counts, 0.99, 0.25)[-1] == 0.25
+    assert torch.equal(class_weights(counts, 0.99, 0.25)[:-1], class_weights(counts, 0.99)[:-1])
+    assert class_weights(counts, 0.99)[-1] < 0.1  # a class of one object weighs many times that
+    model = build(MODEL__ROI_HEADS__NAME="StandardROIHeads")
+    balance_classes(model, [1, 2, 3, 4, 5], 0.9, 0.5)
+    assert model.roi_heads.box_predictor._class_weights[-1] == 0.5
 
 
 @pytest.mark.parametrize("cascade", ["TransferCascadeROIHeads", "StandardROIHeads"])
@@ -44,26 +65,36 @@ def test_with_beta_0_it_is_detectron2s(cascade, sigmoid):
         assert torch.allclose(after[name], value, rtol=1e-3, atol=1e-7), name
 
 
-@pytest.mark.parametrize("sigmoid", [False, True])
-def test_the_loss_is_the_weighted_mean_over_the_regions(sigmoid):
-    model = build(
-        MODEL__ROI_HEADS__NAME="StandardROIHeads", MODEL__ROI_BOX_HEAD__USE_SIGMOID_CE=sigmoid
-    )
-    counts = [1, 3, 10, 100, 1000]
-    balance_classes(model, counts, beta=0.99)
-    predictor = model.roi_heads.box_predictor
-    weights = class_weights(counts, 0.99).tolist()
-    torch.manual_seed(3)
-    logits, classes = torch.randn(40, 6), torch.randint(0, 6, (40,))
-    total = weight = 0.0
+def naive_loss(logits, classes, counts, beta, sigmoid):
+    """Region by region, weights and all, as the paper and its code say it."""
+    having = [n for n in counts if n]
+    mean = sum((1 - beta) / (1 - beta**n) for n in having) / len(having)
+    total = 0.0
     for row, label in zip(logits.tolist(), classes.tolist(), strict=True):
         if sigmoid:
             loss = sum(math.log1p(math.exp(-x if k == label else x)) for k, x in enumerate(row[:5]))
         else:
             loss = math.log(sum(math.exp(x) for x in row)) - row[label]
-        total, weight = total + weights[label] * loss, weight + weights[label]
-    loss = predictor._sigmoid_loss if sigmoid else predictor._softmax_loss
-    assert loss(logits, classes).item() == pytest.approx(total / weight, rel=1e-5)
+        number = counts[label] if label < len(counts) else math.inf
+        total += (1 - beta) / (1 - beta**number) / mean * loss
+    return total / len(classes)
+
+
+@pytest.mark.parametrize("labels", [range(6), [0, 5], [0], [5]])  # 0 is rare, 5 the background
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_the_loss_is_the_weighted_sum_over_the_number_of_regions(sigmoid, labels):
+    """Whatever is in the batch: the weights of one class alone are not divided away."""
+    model = build(
+        MODEL__ROI_HEADS__NAME="StandardROIHeads", MODEL__ROI_BOX_HEAD__USE_SIGMOID_CE=sigmoid
+    )
+    counts = [1, 3, 0, 100, 1000]
+    balance_classes(model, counts, beta=0.99)
+    loss = model.roi_heads.box_predictor._balanced_loss
+    torch.manual_seed(3)
+    labels = torch.tensor([label for label in labels if label != 2])
+    logits, classes = torch.randn(40, 6), labels[torch.randint(len(labels), (40,))]
+    expected = naive_loss(logits, classes, counts, 0.99, sigmoid)
+    assert loss(logits, classes).item() == pytest.approx(expected, rel=1e-5)
     assert loss(logits[:0], classes[:0]).item() == 0
 
 
@@ -79,7 +110,23 @@ def test_the_federated_loss_looks_at_the_classes_that_detectron2_chooses():
     expected = predictor.sigmoid_cross_entropy_loss(logits, classes)
     balance_classes(model, [1, 2, 3, 4, 5], beta=0.0)
     torch.manual_seed(8)
-    assert torch.allclose(predictor._sigmoid_loss(logits, classes), expected)
+    assert torch.allclose(predictor._balanced_loss(logits, classes), expected)
+
+
+def test_no_class_is_looked_at_twice_where_too_few_have_images():
+    model = build(MODEL__ROI_HEADS__NAME="StandardROIHeads")
+    predictor = model.roi_heads.box_predictor
+    predictor.use_sigmoid_ce = predictor.use_fed_loss = True
+    predictor.fed_loss_num_classes = 5
+    predictor.register_buffer("fed_loss_cls_weights", torch.tensor([2.0, 0, 0, 0, 1]))
+    torch.manual_seed(3)
+    logits, classes = torch.randn(30, 6), torch.tensor([4, 5, 5] * 10)
+    balance_classes(model, [2, 0, 0, 0, 1], beta=0.0)
+    for seed in range(20):  # Detectron2 marks classes, where one drawn twice counts once
+        torch.manual_seed(seed)
+        expected = predictor.sigmoid_cross_entropy_loss(logits, classes)
+        torch.manual_seed(seed)
+        assert torch.allclose(predictor._balanced_loss(logits, classes), expected)
 
 
 def test_saved_weights_and_inference_stay_as_they_are():
@@ -96,7 +143,7 @@ def test_saved_weights_and_inference_stay_as_they_are():
 
 
 def test_counts_of_other_classes_are_refused():
-    with pytest.raises(ValueError, match="3 counts for 5 classes"):
+    with pytest.raises(UserError, match=r"CLASS_BALANCE_BETA 0.9: .*3 counts for 5 classes; set "):
         balance_classes(build(), [1, 2, 3], beta=0.9)
-    with pytest.raises(ValueError, match="no FastRCNNOutputLayers"):
+    with pytest.raises(UserError, match=r"CLASS_BALANCE_BETA 0.9: .*no FastRCNNOutputLayers.*to 0"):
         balance_classes(torch.nn.Linear(2, 2), [1, 2], beta=0.9)

@@ -22,6 +22,7 @@ from pathlib import Path
 from det_transfer.errors import UserError, exit_code, raise_all
 from det_transfer.report import transferability
 from det_transfer.report.collect import KIND, collect
+from det_transfer.report.conditions import Said
 from det_transfer.report.growth_results import collect_analysis, collect_growth
 from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
 from det_transfer.run_folder import read_json, write_json
@@ -45,24 +46,24 @@ def make_json(args: argparse.Namespace) -> int:
     earlier = collected_before(args) if args.add else {}
     missing = [name for name in ("title", "question") if not (getattr(args, name) or earlier)]
     raise_all(f"--{name} is missing; only --add takes it from the json" for name in missing)
-    said = {
-        "title": args.title or earlier["title"],
-        "question": args.question or earlier["question"],
-        "notes": args.note,
-        "machine": args.machine,
-        "command": shlex.join(sys.argv),
-    }
+    said = Said(
+        args.title or earlier["title"],
+        args.question or earlier["question"],
+        args.note,
+        args.machine,
+        shlex.join(sys.argv),
+    )
     if args.growth_table:
         if len(args.runs) > 1 or args.add:
             raise UserError("--growth-table takes the folder of one plan, and no --add")
-        return save(args, collect_growth(args.runs[0], args.root, **said))
+        return save(args, collect_growth(args.runs[0], args.root, said))
     if args.growth_analysis:
         if len(args.runs) > 1 or args.add:
             raise UserError("--growth-analysis takes the folder of one analysis, and no --add")
-        content = collect_analysis(args.runs[0], args.root, **said)
+        content = collect_analysis(args.runs[0], args.root, said)
         args.pictures = len(content["captions"])
     else:
-        content = collect(args.runs, args.root, groups=args.group, earlier=earlier, **said)
+        content = collect(args.runs, args.root, said, groups=args.group, earlier=earlier)
     shown = args.pictures_from or next((r for r in args.runs if has_pictures(r)), None)
     if args.pictures and shown is None:
         print("no run has pictures: tools/draw_predictions.py RUN makes them")
@@ -93,19 +94,9 @@ def collected_before(args: argparse.Namespace) -> dict:
 
 def make_transferability(args: argparse.Namespace) -> int:
     check_name(args.name)
-    content = transferability.collect(
-        args.folder,
-        args.root,
-        title=args.title,
-        question=args.question,
-        notes=args.note,
-        machine=args.machine,
-        made_by=args.made_by,
-        command=shlex.join(sys.argv),
-    )
-    write_json(args.root / FOLDER / f"{args.name}.json", content)
-    print(f"wrote {FOLDER}/{args.name}.json; make results writes the page")
-    return 0
+    said = Said(args.title, args.question, args.note, args.machine, shlex.join(sys.argv))
+    content = transferability.collect(args.folder, args.root, said, made_by=args.made_by)
+    return save(args, content)
 
 
 def check_name(name: str) -> None:

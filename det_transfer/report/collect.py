@@ -25,8 +25,7 @@ from typing import Any
 from ..errors import raise_all
 from ..formats import BY_DATASET, COLLECTED_CONFIG, FINISHED_RUN, check, misfits
 from ..run_folder import CONFIG, RUN, read_json, read_metrics
-from .conditions import machine as described
-from .conditions import relative, shown, versions
+from .conditions import Said, relative, shown, versions
 from .runs import read_config, recipe
 
 __all__ = ["KIND", "collect"]
@@ -39,13 +38,9 @@ _SAME = ("iterations", "batch", "reuse_mode", "weights", "parameters", "trainabl
 def collect(
     runs: Sequence[str | Path],
     root: str | Path,
+    said: Said,
     *,
-    title: str,
-    question: str,
-    notes: Sequence[str] = (),
     groups: Sequence[str] = (),
-    machine: str = "",
-    command: str = "",
     earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read run folders into the content of a json of results.
@@ -53,12 +48,9 @@ def collect(
     Args:
         runs: run folders that are finished and evaluated
         root: the checkout; paths are written relative to it
-        notes: paragraphs of Markdown for the page
         groups: "label=glob" each; the glob is held against a run's path and against its name, the
             first that fits counts. Without any, runs whose names differ in a seed at the end
             ("frozen_seed1", "frozen_s2") are a group.
-        machine: what the runs were made on, where it is not this machine
-        command: what is run to make the same content
         earlier: a content whose runs are kept, but for those that are read again (same group, same
             seed): evidence of many hours grows from machine to machine. New notes replace old ones.
 
@@ -86,13 +78,7 @@ def collect(
     )
     content = {
         "kind": KIND,
-        "title": title,
-        "question": question,
-        "notes": list(notes),
-        "machine": described(machine, records),
-        "versions": versions(record["versions"] for record in records),
-        "measured": max(record["ended"] for record in records)[:10],
-        "collected_by": relative(command, root, [str(run) for run in runs]),
+        **said.head(records, root, runs),
         "groups": [_group(label, [rows[i] for i in members[label]]) for label in order],
         "runs": [rows[i] for label in order for i in members[label]],
         "pictures": [],

@@ -6,12 +6,50 @@ Such a file is committed: no path of this machine gets into it.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..machine import cpu_name
 
-__all__ = ["machine", "relative", "shown", "versions"]
+__all__ = ["Said", "machine", "relative", "shown", "versions"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What stands in a json of results beside its numbers.
+
+    Attributes:
+        notes: paragraphs of Markdown for the page
+        machine: what the runs were made on, where it is not this machine
+        command: what is run to make the same content
+    """
+
+    title: str
+    question: str
+    notes: Sequence[str] = ()
+    machine: str = ""
+    command: str = ""
+
+    def head(
+        self, records: Sequence[Mapping[str, Any]], root: Path, folders: Iterable[str | Path]
+    ) -> dict[str, Any]:
+        """The first keys of the json, with what the runs were made with.
+
+        Args:
+            records: ``run.json`` of each
+            root: the checkout; paths are written relative to it
+            folders: that the command names
+        """
+        return {
+            "title": self.title,
+            "question": self.question,
+            "notes": list(self.notes),
+            "machine": machine(self.machine, records),
+            "versions": versions(record["versions"] for record in records),
+            "measured": max(record["ended"] for record in records)[:10],
+            "collected_by": relative(self.command, root, [str(folder) for folder in folders]),
+        }
 
 
 def machine(told: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

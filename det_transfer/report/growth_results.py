@@ -17,8 +17,7 @@ from typing import Any
 from ..errors import UserError
 from ..formats import FINISHED_RUN, check
 from ..run_folder import CONFIG, RUN, read_json
-from .conditions import machine as described
-from .conditions import relative, shown, versions
+from .conditions import Said, relative, shown
 from .growth import PAPER, entries, gather, table_number
 from .growth_relations import SIGNS, Found, examine, values, verdict_of
 
@@ -27,21 +26,12 @@ __all__ = ["GROWTH", "collect_analysis", "collect_growth"]
 GROWTH = "growth"
 
 
-def collect_growth(
-    folder: str | Path,
-    root: str | Path,
-    *,
-    title: str,
-    question: str,
-    notes: Sequence[str] = (),
-    machine: str = "",
-    command: str = "",
-) -> dict[str, Any]:
+def collect_growth(folder: str | Path, root: str | Path, said: Said) -> dict[str, Any]:
     """Read a plan's folder into the content of a json of results.
 
     Args:
         folder: of a plan, with "table<N>" in its name; its finished runs count
-        root, title, question, notes, machine, command: as in :func:`.collect.collect`
+        root: the checkout; paths are written relative to it
 
     Raises:
         UserError: nothing in it is finished, a finished run has lost its folder, or its name has no
@@ -57,14 +47,8 @@ def collect_growth(
     records = [_record(folder / entry["run"]) for entry in done]
     return {
         "kind": GROWTH,
-        "title": title,
-        "question": question,
-        "notes": list(notes),
         "table": number,
-        "machine": described(machine, records),
-        "versions": versions(record["versions"] for record in records),
-        "measured": max(record["ended"] for record in records)[:10],
-        "collected_by": relative(command, root, [str(folder)]),
+        **said.head(records, root, [folder]),
         "cells": cells,
         "values": values(folder, number),
         "relations": [_relation(one, found) for one in found if one.n],
@@ -75,21 +59,12 @@ def collect_growth(
     }
 
 
-def collect_analysis(
-    folder: str | Path,
-    root: str | Path,
-    *,
-    title: str,
-    question: str,
-    notes: Sequence[str] = (),
-    machine: str = "",
-    command: str = "",
-) -> dict[str, Any]:
+def collect_analysis(folder: str | Path, root: str | Path, said: Said) -> dict[str, Any]:
     """What tools/analyze_growth.py wrote, as the content of a json of results: a column a run.
 
     Args:
         folder: with analysis.json
-        root, title, question, notes, machine, command: as in :func:`.collect.collect`
+        root: the checkout; paths are written relative to it
 
     Raises:
         UserError: it has no such json, or a run of it has lost its folder
@@ -100,13 +75,7 @@ def collect_analysis(
     content = read_json(path)
     records = [_record(Path(run)) for run in content["folders"].values()]
     return {
-        "title": title,
-        "question": question,
-        "notes": list(notes),
-        "machine": described(machine, records),
-        "versions": versions(record["versions"] for record in records),
-        "measured": max(record["ended"] for record in records)[:10],
-        "command": relative(command, root, [str(folder)]),
+        **said.head(records, root, [folder]),
         "results": [{"side": name, **_flat(found)} for name, found in content["runs"].items()],
         # Of the pictures, in the order of their files.
         "captions": [p.stem.replace("_", " ") for p in sorted(Path(folder).glob("pictures/*.jpg"))],

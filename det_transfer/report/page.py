@@ -252,8 +252,8 @@ def _any_section(name: str, content: Mapping[str, Any]) -> str:
     if content.get("pictures"):
         names = content["captions"]
         paragraphs += [f"From the left: {', '.join(names)}.", _images(content["pictures"], names)]
-    if content.get("command"):
-        paragraphs.append(f"```\n{content['command']}\n```")
+    if command := content.get("command") or content.get("collected_by"):
+        paragraphs.append(f"```\n{command}\n```")
     return "\n\n".join(paragraphs) + "\n"
 
 

@@ -11,7 +11,7 @@ from made_up_runs import make_run
 
 from det_transfer.errors import UserError
 from det_transfer.report.collect import collect
-from det_transfer.report.conditions import relative, shown
+from det_transfer.report.conditions import Said, relative, shown
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def root(tmp_path):
 
 
 def collected(runs, root, **options):
-    return collect(runs, root, title="T", question="Q?", **options)
+    of_collect = {name: options.pop(name) for name in ("groups", "earlier") if name in options}
+    return collect(runs, root, Said("T", "Q?", **options), **of_collect)
 
 
 def test_numbers_of_groups(root):

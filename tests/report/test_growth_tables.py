@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from det_transfer.errors import UserError
+from det_transfer.report.conditions import Said
 from det_transfer.report.growth import PAPER, gather, page, write_csv
 from det_transfer.report.growth_relations import examine
 from det_transfer.report.growth_results import collect_growth
@@ -120,7 +121,7 @@ def test_as_results_of_the_project(tmp_path):
         + [{"run": "two-steps_s3", "seed": 3, "status": "to do"}],
     )
     content = collect_growth(
-        folder, tmp_path, title="Two steps", question="Does it help?", command=f"x {folder}"
+        folder, tmp_path, Said("Two steps", "Does it help?", command=f"x {folder}")
     )
     assert [run["run"] for run in content["runs"]] == [f"output/growth_table8/{n}" for n in names]
     assert content["runs"][0]["command"] == "train OUTPUT_DIR output/growth_table8/one-step_s1"
@@ -154,12 +155,12 @@ def test_a_json_without_values(tmp_path):
 
 def test_what_cannot_be_collected(tmp_path):
     with pytest.raises(UserError, match="has no table of the paper in its name"):
-        collect_growth(tmp_path, tmp_path, title="", question="")
+        collect_growth(tmp_path, tmp_path, Said("", ""))
     folder = write_finished(tmp_path / "growth_table8", [])
     rows = [{"run": "one-step_s1", "seed": 1, "status": "finished", "accuracy/top1": 1.0}]
     results(folder / "results.csv", rows)
     with pytest.raises(UserError, match=r"one-step_s1 has no run.json"):
-        collect_growth(folder, tmp_path, title="", question="")
+        collect_growth(folder, tmp_path, Said("", ""))
 
 
 def write_finished(folder, names):

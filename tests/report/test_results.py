@@ -11,6 +11,7 @@ from PIL import Image
 
 from det_transfer.errors import UserError
 from det_transfer.report.collect import collect
+from det_transfer.report.conditions import Said
 from det_transfer.report.curve import loss_curve
 from det_transfer.report.results import copy_pictures, render, stale, write
 from det_transfer.run_folder import write_json
@@ -26,7 +27,7 @@ def checkout(tmp_path):
     """A checkout with one json, of four runs in two groups."""
     aps = {"frozen_seed1": 31.234, "frozen_seed2": 33.0, "frozen_seed3": 32.0, "random_seed1": 9.87}
     runs = [make_run(tmp_path / "output" / n, int(n[-1]), ap) for n, ap in aps.items()]
-    content = collect(runs, tmp_path, title="A demo", question="Which?", notes=["Mind *this*."])
+    content = collect(runs, tmp_path, Said("A demo", "Which?", ["Mind *this*."]))
     write_json(tmp_path / "docs/results/demo.json", content)
     return tmp_path
 
@@ -68,14 +69,14 @@ def test_a_changed_number_changes_the_page(checkout):
 
 def test_two_seeds_stand_side_by_side(tmp_path):
     runs = [make_run(tmp_path / f"a_seed{i}", i, 10.0 + i) for i in (1, 2)]
-    write_json(tmp_path / "docs/results/x.json", collect(runs, tmp_path, title="T", question="Q"))
+    write_json(tmp_path / "docs/results/x.json", collect(runs, tmp_path, Said("T", "Q")))
     assert "11.5 (11.0, 12.0)" in render(tmp_path)[PAGE].decode()
 
 
 def test_frequencies_take_the_place_of_sizes(tmp_path):
     metrics = {"AP": 30.0, "AP50": 50.0, "APs": 1.0, "APr": 2.0, "APc": None, "APf": 4.0}
     run = make_run(tmp_path / "a", results={"bbox": metrics})
-    write_json(tmp_path / "docs/results/x.json", collect([run], tmp_path, title="T", question="Q"))
+    write_json(tmp_path / "docs/results/x.json", collect([run], tmp_path, Said("T", "Q")))
     head = row(render(tmp_path)[PAGE].decode(), "")
     assert {"APr", "APf"} < set(head)
     assert not {"APs", "APc"} & set(head)

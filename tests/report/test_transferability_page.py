@@ -18,6 +18,7 @@ from PIL import Image
 
 from det_transfer.errors import UserError
 from det_transfer.report import transferability
+from det_transfer.report.conditions import Said
 from det_transfer.report.html import Figure, Picture, render
 from det_transfer.report.results import render as render_results
 from det_transfer.report.transferability import read_experiment, transferability_page
@@ -304,16 +305,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, what):
 def checkout(plan, tmp_path_factory):
     """A checkout with the json of the experiment."""
     root = tmp_path_factory.mktemp("checkout")
-    content = transferability.collect(
-        plan,
-        root,
-        title="How transferable",
-        question="Where is it general?",
-        notes=["Mind *this*."],
-        machine="a made-up processor",
-        made_by="python tools/run_transferability.py plan.yaml",
-        command=f"tools/make_results.py transferability demo {plan}",
+    said = Said(
+        "How transferable",
+        "Where is it general?",
+        ["Mind *this*."],
+        "a made-up processor",
+        f"tools/make_results.py transferability demo {plan}",
     )
+    made_by = "python tools/run_transferability.py plan.yaml"
+    content = transferability.collect(plan, root, said, made_by=made_by)
     write_json(root / "docs/results/demo.json", content)
     return root
 
@@ -382,4 +382,4 @@ def test_make_results_collects_and_renders(tmp_path, monkeypatch, capsys):
     assert make_results.main() == 2
     assert "NAME is 'de/mo'" in capsys.readouterr().err
     with pytest.raises(UserError, match="is no folder"):
-        transferability.collect(tmp_path / "no", tmp_path, title="T", question="Q")
+        transferability.collect(tmp_path / "no", tmp_path, Said("T", "Q"))

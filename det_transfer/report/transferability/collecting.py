@@ -12,7 +12,7 @@ Such a file (``docs/results/<name>.json``) holds, beside title, machine and vers
     runs          label, top-1 or why there is none, seconds, command
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +39,15 @@ KIND = "transferability"
 def collect(
     folder: str | Path,
     root: str | Path,
+    said: conditions.Said,
     *,
-    title: str,
-    question: str,
-    notes: Sequence[str] = (),
-    machine: str = "",
     made_by: str = "",
-    command: str = "",
 ) -> dict[str, Any]:
     """Read a plan folder into the content of a json of results.
 
     Args:
         root: the checkout; paths are written relative to it
-        notes: paragraphs of Markdown for the page
-        machine: what the runs were made on, where it is not this machine
         made_by: what carried the plan out
-        command: what is run to make the same content
 
     Raises:
         UserError: it is no such folder, or no run in it is finished
@@ -63,19 +56,15 @@ def collect(
     experiment = read_experiment(folder)
     records = [run.record for run in experiment.finished]
 
+    folders = (str(folder), str(Path(folder).resolve()))
+
     def clean(text: str) -> str:
-        return conditions.relative(text, root, {str(folder), str(Path(folder).resolve())})
+        return conditions.relative(text, root, folders)
 
     return {
         "kind": KIND,
-        "title": title,
-        "question": question,
-        "notes": list(notes),
-        "machine": conditions.machine(machine, records),
-        "versions": conditions.versions(record["versions"] for record in records),
-        "measured": max(record["ended"] for record in records)[:10],
+        **said.head(records, root, folders),
         "command": clean(made_by),
-        "collected_by": clean(command),
         "layers": list(experiment.layers),
         "splits": {name: dict(split) for name, split in experiment.splits.items()},
         "seeds": sorted({run.seed for run in experiment.finished}),

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-__all__ = ["AUTO", "autocast", "choose", "precision_of"]
+__all__ = ["AUTO", "autocast", "bf16_is_hopeless", "choose", "precision_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,13 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
+def bf16_is_hopeless(device: torch.device) -> float:
+    """How many times as long as in fp32 a product takes in bf16, where nothing else need be tried;
+    else 0."""
+    times_slower = _product_seconds("bf16", device) / _product_seconds("fp32", device)
+    return times_slower if times_slower > _HOPELESS else 0.0
+
+
 def choose(
     model: nn.Module,
     loss: Callable[[], torch.Tensor],
@@ -53,10 +60,8 @@ def choose(
         rounds: timed steps of each kind, after one that is not counted
     """
     # All processes must agree; the first one's clock decides.
-    times_slower = comm.all_gather(
-        _product_seconds("bf16", device) / _product_seconds("fp32", device)
-    )[0]
-    if times_slower > _HOPELESS:
+    times_slower = comm.all_gather(bf16_is_hopeless(device))[0]
+    if times_slower:
         logger.info("Precision fp32: a product in bf16 takes %.0f times as long here", times_slower)
         return "fp32"
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}

@@ -38,7 +38,7 @@ from det_transfer.engine.checkpoint import TransferCheckpointer
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import quiet
 from det_transfer.engine.optimizer import build_optimizer
-from det_transfer.engine.precision import autocast
+from det_transfer.engine.precision import autocast, bf16_is_hopeless
 from det_transfer.reuse import trunk_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,10 +176,15 @@ def of_torchvision(side: Side, args: argparse.Namespace) -> tuple[Losses, torch.
     return lambda: model(images, targets), torch.optim.SGD(parameters, SMALL_RATE, momentum=0.9)
 
 
+def able(sides: dict[str, Side], args: argparse.Namespace) -> dict[str, Side]:
+    """Those in precisions that are measured."""
+    return {name: side for name, side in sides.items() if side.precision in args.precisions}
+
+
 def operations(args: argparse.Namespace) -> dict[str, float]:
     """Of one step, a multiply-add counts 2; in whatever precision."""
     found = {}
-    for name, side in STEPS.items():
+    for name, side in able(STEPS, args).items():
         with FlopCounterMode(display=False) as counter:
             training_step(side, args)()
         found[name] = counter.get_total_flops()
@@ -198,7 +203,7 @@ def trunk_forward(side: Side, args: argparse.Namespace) -> Callable[[], None]:
 
 
 def turns(sides: dict[str, Side], make: Callable, args: argparse.Namespace) -> dict[str, Turns]:
-    makers = {name: partial(make, side, args) for name, side in sides.items()}
+    makers = {name: partial(make, side, args) for name, side in able(sides, args).items()}
     return take_turns(makers, rounds=args.rounds, device=args.device)
 
 
@@ -208,7 +213,7 @@ PROFILED = [name for name in STEPS if name.startswith(("stock, FREEZE", "frozen"
 def profile(args: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of the parts of a step, medians; "backbone" includes the trunk."""
     spent: dict[str, list[float]] = {}
-    steps = [profiled_step(name, spent, args) for name in PROFILED]
+    steps = [profiled_step(n, spent, args) for n in PROFILED if n in able(STEPS, args)]
     for round_ in range(args.rounds + 2):
         if round_ == 2:
             spent.clear()
@@ -256,6 +261,7 @@ def ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     return {
         f"{what}: {a} / {b}": _value(results[what][a]) / _value(results[what][b])
         for what, a, b in RATIOS
+        if {a, b} <= results[what].keys()
     }
 
 
@@ -271,9 +277,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="images")
     parser.add_argument("--size", type=int, default=320, help="their side in pixels")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--precisions", nargs="+", choices=["fp32", "bf16"], help="default: what is of use here"
+    )
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     quiet()
+    if not args.precisions:  # without instructions for it a step in bf16 takes minutes
+        hopeless = bf16_is_hopeless(torch.device(args.device))
+        args.precisions = ["fp32"] if hopeless else ["fp32", "bf16"]
     trunks = turns(TRUNKS, trunk_forward, args)
     steps = turns(STEPS, training_step, args)
     measured = {

@@ -82,6 +82,8 @@ class Seen:
 
 def main(args: argparse.Namespace) -> None:
     folders = dict(args.run)
+    if len(folders) < len(args.run):
+        raise UserError("--run: two have one name; write NAME=FOLDER with another for each")
     runs = {name: load_run(Path(folder)) for name, folder in folders.items()}
     data = data_of(args.dataset, [cfg for cfg, _ in runs.values()])
     seen = [look(n, *found, d, args) for (n, found), d in zip(runs.items(), data, strict=True)]

@@ -251,7 +251,7 @@ def _any_section(name: str, content: Mapping[str, Any]) -> str:
     paragraphs = [f"## {title}", *said, tables(content), *content.get("notes", ())]
     if content.get("pictures"):
         names = content["captions"]
-        paragraphs += [f"From the left: {', '.join(names)}.", _images(content["pictures"], names)]
+        paragraphs += [f"Row by row: {', '.join(names)}.", _images(content["pictures"], names)]
     if command := content.get("command") or content.get("collected_by"):
         paragraphs.append(f"```\n{command}\n```")
     return "\n\n".join(paragraphs) + "\n"

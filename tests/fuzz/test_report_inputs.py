@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from det_transfer import run_folder
 from det_transfer.report.collect import collect
+from det_transfer.report.conditions import Said
 from det_transfer.report.run_page import make_report
 from det_transfer.report.transferability.reading import read_experiment
 from det_transfer.report.truth import read_found, read_truth
@@ -83,7 +84,7 @@ def test_damaged_json_of_a_run(run, data):
         content = json.dumps(data.draw(damaged(json.loads(files[path]))))
     path.write_text(content)
     told(shown, folder)
-    told(collect, [folder], root=folder, groups=(), title="t", question="q")
+    told(collect, [folder], folder, Said("t", "q"))
 
 
 @many

@@ -4,6 +4,7 @@
     python tools/run_plan.py configs/plans/quickstart_reuse.yaml
     python tools/run_plan.py plan.yaml --dry-run         # the runs and how far they are
     python tools/run_plan.py plan.yaml --only 'bccd_*'   # some of them, and what they need
+    python tools/run_plan.py plan.yaml --parallel 2      # so many at a time, or on each GPU
     python tools/run_plan.py plan.yaml --ray auto        # on a Ray cluster
 
 Started again, it goes on where it was: finished runs are not repeated, interrupted ones resumed.
@@ -73,11 +74,10 @@ def table(plan: Plan, states: dict[str, RunState]) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    show_or_run(read_plan(args.plan, args.output), args, local_slots)
+    def slots(lock: int) -> Slots:
+        return LocalSlots(torch.cuda.device_count(), lock, each=args.parallel)
 
-
-def local_slots(lock: int) -> Slots:
-    return LocalSlots(torch.cuda.device_count(), lock)
+    show_or_run(read_plan(args.plan, args.output), args, slots)
 
 
 def show_or_run(plan: Plan, args: argparse.Namespace, make_slots: Callable[[int], Slots]) -> None:
@@ -132,7 +132,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PATTERN", help="runs of these names, as in a shell")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and start none")
     parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
-    parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, or host:port")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--parallel",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="runs at a time on the CPU, or on each GPU",
+    )
+    where.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, or host:port")
+
+
+def at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
+    return int(text)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -31,6 +31,7 @@ from det_transfer.classification.transfer_plan import (
 )
 from det_transfer.engine.launch import run
 from det_transfer.engine.plan import ForkedSlots, LocalSlots, Plan, Slots, read_plan
+from det_transfer.engine.plan.runner import unchanged
 from det_transfer.errors import UserError
 
 # What the runs import, once for all of them.
@@ -42,6 +43,7 @@ def main(args: argparse.Namespace) -> None:
     failed = 0
     if not args.page_only:
         if not args.dry_run:
+            unchanged(plan)  # before the description of what is there is written anew
             experiment.write(plan.output)
         try:
             run_plan.show_or_run(plan, args, lambda lock: make_slots(args, lock))
@@ -93,23 +95,13 @@ def write_page(folder: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = run_plan.argument_parser(__doc__)
-    parser.add_argument(
-        "--parallel",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs at a time on the CPU, or on each GPU",
-    )
     parser.add_argument("--page-only", action="store_true", help="train nothing, write the page")
     parser.add_argument(
         "--spawn",
         action="store_true",
         help="start each run as a program of its own, not as a copy of one that has imported all",
     )
-    args = parser.parse_args(argv)
-    if args.parallel < 1:
-        parser.error(f"--parallel {args.parallel}: at least 1")
-    return args
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -234,6 +234,11 @@ def test_an_experiment_from_its_plan(plan, tool, tmp_path, capsys):
     tool.main(tool.parse_args([str(path)]))
     assert "begins" not in capsys.readouterr().out
     assert (folder / "r_baseB_s0" / "run.json").stat().st_mtime_ns == before
+    # Of another plan in the same folder nothing is written, not what the runs are either.
+    plan({"SOLVER.MAX_ITER": 3}, layers=[8], directions=["B"], treatments=["BnB"])
+    with pytest.raises(UserError, match=r"r_baseB_s0: SOLVER\.MAX_ITER was 2 and is 3"):
+        tool.main(tool.parse_args([str(path)]))
+    assert run_folder.read_json(folder / "transferability.json") == content
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from det_transfer.engine.plan import LocalSlots, Status, carry_out, look_at, rea
 from det_transfer.engine.plan.runner import blocked, locked
 from det_transfer.engine.plan.state import orphans
 from det_transfer.errors import UserError
+from tools import run_plan
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake_program.py"
@@ -277,6 +278,34 @@ def test_gpus_have_one_run_each(plan, monkeypatch):
     states = carry_out(made, LocalSlots(gpus=2))
     assert set(statuses(states).values()) == {Status.FINISHED}
     assert sorted(seen) == ["0", "0", "1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "each", "threads"),
+    [({}, 2, "3"), ({"OMP_NUM_THREADS": "5"}, 2, "5"), ({}, 9, "1"), ({}, 1, None)],
+)
+def test_runs_at_a_time_share_the_cores(plan, monkeypatch, said, each, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for key, value in said.items():
+        monkeypatch.setenv(key, value)
+    made = plan("seeds: [1, 2]\noptions: {SOLVER.MAX_ITER: 99, SOLVER.BASE_LR: 0.02}")
+    most = []
+    carry_out(
+        made,
+        LocalSlots(each=each),
+        progress=lambda states: most.append(sum(0 < s.iterations < 99 for s in states.values())),
+    )
+    assert max(most) == min(each, 2)
+    for run in made.runs:
+        assert json.loads((run.folder / "run.json").read_text())["threads"] == threads
+
+
+@pytest.mark.parametrize("words", ["--parallel 0", "--parallel two", "--parallel 2 --ray auto"])
+def test_so_many_at_a_time_or_a_cluster(words):
+    with pytest.raises(SystemExit) as ended:
+        run_plan.parse_args(["plan.yaml", *words.split()])
+    assert ended.value.code == 2
 
 
 def test_progress_sees_iterations_grow(plan):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from det_transfer import run_folder
 from det_transfer.engine.plan import ForkedSlots, LocalSlots, Status, carry_out, read_plan
 from det_transfer.engine.plan.runner import locked
 from det_transfer.errors import UserError
@@ -69,6 +70,16 @@ def test_the_folder_stays_locked_while_a_run_lives(plan, tmp_path):
     assert future.result().code == 0
     with locked(made.output):
         pass
+
+
+def test_a_fork_computes_with_its_share_of_the_cores(plan, monkeypatch):
+    """Though torch was imported before it, with all of them."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    made = plan({"one": None}, "shared")
+    carry_out(made, ForkedSlots(MODULES, each=2))
+    (run,) = made.runs
+    assert run_folder.read_json(run.folder / "run.json")["torch_threads"] == 3
 
 
 def test_so_many_at_a_time():

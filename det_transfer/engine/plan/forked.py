@@ -15,7 +15,9 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
-from .runner import LocalSlots, Outcome, last_words
+import torch
+
+from .runner import THREADS, LocalSlots, Outcome, last_words
 
 __all__ = ["ForkedSlots"]
 
@@ -70,6 +72,8 @@ def _work(
     """In the process of a run."""
     os.chdir(folder)
     os.environ.update(environment)
+    if THREADS in environment:  # torch read it when it was imported, before the fork
+        torch.set_num_threads(int(environment[THREADS]))
     output = os.open(console, os.O_WRONLY | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, source in enumerate((nothing, output, output)):

@@ -16,8 +16,9 @@ from ..launch import MACHINE_FAULT
 from .spec import Plan, PlannedRun
 from .state import RunState, Status, look_at, remember, write_tables
 
-__all__ = ["LocalSlots", "Outcome", "Slots", "carry_out", "execute", "last_words"]
+__all__ = ["LocalSlots", "Outcome", "Slots", "carry_out", "execute", "last_words", "unchanged"]
 
+THREADS = "OMP_NUM_THREADS"
 _CONSOLE = "console.txt"  # in a run folder: what the program said
 _LOCK = ".lock"  # in the plan's folder
 _POLL_S = 1.0
@@ -49,14 +50,21 @@ class LocalSlots:
         lock: a file descriptor that the processes keep open, so that the plan's folder stays
             locked while one of them lives
         each: how many processes at a time share the CPU, or a GPU
+
+    Where there are several at a time each computes with its share of the cores, unless
+    ``OMP_NUM_THREADS`` says how many: with all of them each would wait for the others' threads.
     """
 
     def __init__(self, gpus: int = 0, lock: int | None = None, *, each: int = 1):
         self.count = max(gpus, 1) * each
         self._lock = lock
         self._free: SimpleQueue[dict[str, str]] = SimpleQueue()
+        threads = {}
+        if self.count > 1 and THREADS not in os.environ:
+            threads = {THREADS: str(max(len(os.sched_getaffinity(0)) // self.count, 1))}
         for index in range(self.count):
-            self._free.put({"CUDA_VISIBLE_DEVICES": str(index % gpus)} if gpus else {})
+            device = {"CUDA_VISIBLE_DEVICES": str(index % gpus)} if gpus else {}
+            self._free.put(device | threads)
         self._threads = ThreadPoolExecutor(self.count)
 
     def submit(self, run: PlannedRun, command: list[str]) -> Future[Outcome]:
@@ -137,8 +145,7 @@ def carry_out(
     Raises:
         UserError: runs in the folder were made for something else; nothing is started
     """
-    states = {run.name: look_at(run) for run in plan.runs}
-    _refuse_changed(states)
+    states = unchanged(plan)
     tried: set[str] = set()
     running: dict[Future[Outcome], PlannedRun] = {}
 
@@ -181,8 +188,14 @@ def _ended(run: PlannedRun, outcome: Outcome, say: Callable[[str], None]) -> Run
     return state
 
 
-def _refuse_changed(states: dict[str, RunState]) -> None:
-    changed = {n: s.why for n, s in states.items() if s.status is Status.CHANGED}
+def unchanged(plan: Plan) -> dict[str, RunState]:
+    """The state of every run, none of which was made for something else.
+
+    Raises:
+        UserError: the names of those that were, and what is different
+    """
+    states = {run.name: look_at(run) for run in plan.runs}
+    changed = {name: s.why for name, s in states.items() if s.status is Status.CHANGED}
     if changed:
         lines = [f"{name}: {why}" for name, why in changed.items()]
         raise UserError(
@@ -191,6 +204,7 @@ def _refuse_changed(states: dict[str, RunState]) -> None:
             "nothing is overwritten: set the plan back, give it another output, or move their "
             "folders away"
         )
+    return states
 
 
 def blocked(plan: Plan, states: dict[str, RunState]) -> dict[str, list[str]]:

@@ -42,7 +42,7 @@ KINDS: dict[str, Kind] = {
     ),
     "no image left": Kind(_F, "datasets without an image to train on", "see what is skipped"),
     "no object left": Kind(
-        _F, "datasets without an object to train on", "add objects that are no crowds"
+        _F, "datasets without an object to train on", "crowds are none, nor is what is skipped"
     ),
     "missing image": Kind(_S, "images missing", "copy them, or mend file_name"),
     "broken image": Kind(_S, "images that cannot be decoded whole", "get them again"),

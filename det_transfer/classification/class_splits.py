@@ -19,6 +19,7 @@ from .data import chosen_classes
 __all__ = ["HALVES", "ClassSplit", "Halves", "file_of", "halves_of", "keep_halves", "read_split"]
 
 HALVES = ("A", "B")
+SEEDS = 2**32  # that NumPy's legacy generator tells apart
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 Halves = dict[str, tuple[str, ...]]  # "A", "B" -> names of classes
@@ -68,8 +69,11 @@ def read_split(name: str, content: Any) -> ClassSplit:
         words = f"has no {', '.join(lacking)}" if lacking else f"has a key {', '.join(stray)}"
         raise UserError(f"split {name}: a {kind} split has {', '.join(keys)}; this one {words}")
     if kind == "random":
-        if not isinstance(content["seed"], int) or content["seed"] < 0:
-            raise UserError(f"split {name}: seed is {content['seed']!r}; it is a whole number >= 0")
+        seed = content["seed"]
+        if type(seed) is not int or not 0 <= seed < SEEDS:
+            raise UserError(
+                f"split {name}: seed is {seed!r}; it is a whole number from 0 to {SEEDS - 1}"
+            )
         return ClassSplit(name, kind, content["seed"])
     files = {half: str(content[half]) for half in HALVES}
     if kind == "dissimilar":
@@ -81,7 +85,8 @@ def halves_of(split: ClassSplit, classes: tuple[str, ...], path: str = "") -> Ha
     """The classes of A and of B, each in the order of `classes`.
 
     A random A is drawn as the paper's authors drew it, so that a seed gives their halves of
-    ImageNet. Source: yosinski/convnet_transfer, ilsvrc12/make_reduced_dataset.py.
+    ImageNet. Source: yosinski/convnet_transfer, ilsvrc12/make_reduced_dataset.py, which seeds NumPy
+    with a list of one number; the number itself would be another stream.
 
     Args:
         classes: of the dataset
@@ -91,7 +96,7 @@ def halves_of(split: ClassSplit, classes: tuple[str, ...], path: str = "") -> Ha
         UserError: A and B share classes, one of them has fewer than two, or a class is unknown
     """
     if split.kind == "random":
-        order = np.random.RandomState(split.seed)
+        order = np.random.RandomState([split.seed])
         drawn = set(order.choice(len(classes), len(classes) // 2, replace=False).tolist())
         halves = {
             "A": tuple(name for k, name in enumerate(classes) if k in drawn),

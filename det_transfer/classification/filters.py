@@ -39,7 +39,7 @@ class FirstFilters(HookBase):
         self._filters, self._path, self._bgr = first_convolution(trunk), filters_file(folder), bgr
 
     def before_train(self) -> None:
-        if self.trainer.start_iter == 0 or not self._path.is_file():
+        if self.trainer.start_iter == 0:  # later ones are not initial any more
             self._write(initial=self._now())
 
     def after_train(self) -> None:

@@ -19,6 +19,7 @@ __all__ = ["agreement", "by_score", "chosen_scores", "read_accuracies", "score_a
 
 # Columns that hold a fine-tuned accuracy: of a file of one's own, of a plan's results.csv.
 _ACCURACY = ("accuracy", "accuracy/top1")
+_OF_BOXES = "its classifier is asked of whole images, not of objects in boxes"
 _FEWEST = 3  # backbones, for a correlation to mean anything
 
 
@@ -48,7 +49,7 @@ def score_all(
     for name in names:
         score = SCORES[name]
         if score.reads_head and train.probabilities is None:
-            found[name] = backbone.no_head
+            found[name] = backbone.no_head or _OF_BOXES
         elif score.reads_head:
             found[name] = score.function(train.probabilities, train.labels)
         elif score.tested and test is not None:

@@ -252,14 +252,16 @@ def read_experiment(section: Any, plan: Mapping[str, Any], stem: str = "") -> Ex
     layers = tuple(layer_names(cfg))
     depths = section.get("layers") or list(range(1, len(layers)))
     raise_all(_depth_problems(depths, layers))
-    runs = _runs({**section, "layers": depths}, len(layers))
+    section["layers"] = depths
+    runs = tuple(dict.fromkeys(_runs(section, len(layers))))
+    raise_all(_idle(section, runs, len(layers)))
     return Experiment(
         str(section.get("title") or stem),
         tuple(map(str, section["train"])),
         tuple(map(str, section["test"])),
         splits,
         layers,
-        tuple(dict.fromkeys(runs)),
+        runs,
         cfg.MODEL.CLASSIFIER.CACHE,
     )
 
@@ -279,7 +281,8 @@ def _depth_problems(depths: Sequence[int], layers: Sequence[str]) -> Iterator[st
 def _runs(section: Mapping[str, Any], depth: int) -> Iterator[TransferRun]:
     """Each after the bases that it needs; with those of its own half, which it is compared with.
 
-    n = depth is for BnB alone, where nothing is left to train: a check that it is the base.
+    n = depth is for BnB alone, where nothing is left to train: a check that it is the base. Further
+    layers are for what is copied and frozen; other treatments are the same with any number of them.
     """
     targets = section.get("directions") or HALVES
     axes = (section.get("seeds") or [0], section["splits"].items(), section.get("shots") or [None])
@@ -287,20 +290,37 @@ def _runs(section: Mapping[str, Any], depth: int) -> Iterator[TransferRun]:
         names = content.get("treatments") or section.get("treatments") or list(TREATMENTS)
         for target in targets:
             yield TransferRun(split, seed, TREATMENTS["base"], target, shots=shots)
-        steps = itertools.product(names, section["layers"], targets, section.get("extra") or [0])
-        for name, n, target, extra in steps:
+        for name, n, target in itertools.product(names, section["layers"], targets):
             treatment = TREATMENTS[name]
             copied_and_frozen = treatment.frozen and treatment.source != "random"
-            if (
-                treatment.source is None
-                or (n == depth and name != "BnB")
-                or (extra and (not copied_and_frozen or n + extra >= depth))
-            ):
+            if treatment.source is None or (n == depth and name != "BnB"):
                 continue
-            run = TransferRun(split, seed, treatment, target, n, extra, shots)
-            if run.base:
-                yield run.base
-            yield run
+            for extra in (section.get("extra") or [0]) if copied_and_frozen else [0]:
+                if extra and n + extra >= depth:
+                    continue
+                run = TransferRun(split, seed, treatment, target, n, extra, shots)
+                if run.base:
+                    yield run.base
+                yield run
+
+
+def _idle(section: Mapping[str, Any], runs: Sequence[TransferRun], depth: int) -> Iterator[str]:
+    """What is asked for and gives no run at all."""
+    made = {
+        "layers": {run.n for run in runs},
+        "extra": {run.extra for run in runs},
+        "treatments": {run.treatment.name for run in runs},
+    }
+    reasons = {
+        "layers": f"with all {depth} layers copied there is BnB alone",
+        "extra": f"n and the further layers together must be less than the {depth} of the network, "
+        "and only BnB and AnB have some",
+        "treatments": f"n must be less than the {depth} layers of the network for it",
+    }
+    for key, found in made.items():
+        for value in section.get(key) or ():
+            if value not in found:
+                yield f"{key} has {value}, which gives no run: {reasons[key]}"
 
 
 def _is_list(value: Any) -> bool:
@@ -360,5 +380,5 @@ def _problems(section: Any) -> Iterator[str]:
     for key, least in (("layers", 1), ("seeds", 0), ("extra", 0), ("shots", 1)):
         for value in section.get(key) or ():
             allowed = value is None and key == "shots"
-            if not allowed and (not isinstance(value, int) or value < least):
+            if not allowed and (type(value) is not int or value < least):
                 yield f"{key} has {value!r}; each is a whole number >= {least}"

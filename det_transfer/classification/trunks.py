@@ -1,7 +1,7 @@
 """From images to pool5: the convolutional part of a classifier, with its layers by name."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import timm
@@ -177,6 +177,10 @@ class ResNetTrunk(Trunk):
         return Conv(made, *after)
 
 
+def learns(modules: Iterable[nn.Module]) -> bool:
+    return any(True for module in modules for _ in module.parameters())
+
+
 def _stages(net: nn.Module) -> dict[str, list[nn.Module]]:
     """ "stage1", ... by where timm says that the features of a stride end, and what follows."""
     ends = [level["module"] for level in getattr(net, "feature_info", ())]
@@ -184,11 +188,13 @@ def _stages(net: nn.Module) -> dict[str, list[nn.Module]]:
     waiting: list[nn.Module] = []
     for name, module in units(net, "", ends):
         waiting.append(module)
-        if name in ends:
+        if name in ends and learns(waiting):  # a pooling by itself goes with what follows
             groups[f"stage{len(groups) + 1}"] = waiting
             waiting = []
-    if any(True for module in waiting for _ in module.parameters()) or not groups:
+    if learns(waiting) or not groups:
         groups[f"stage{len(groups) + 1}"] = waiting
+    else:
+        groups[f"stage{len(groups)}"] += waiting
     return groups
 
 

@@ -34,14 +34,20 @@ def test_random_halves_are_all_classes_each_once(seed):
 
 
 def test_a_seed_gives_the_papers_halves_of_imagenet():
-    """Source: yosinski/convnet_transfer: np.random.seed(s); np.random.choice(1000, 500, False)."""
+    """Their --seed is a list of one, and NumPy seeds a list otherwise than its number.
+
+    Source: yosinski/convnet_transfer, ilsvrc12/make_reduced_dataset.py: sorted(choice(arange(1000),
+    500, replace=False)) after seed([s]).
+    """
     classes = tuple(f"n{k:08d}" for k in range(1000))
     halves = halves_of(ClassSplit("r", "random", 2), classes)
     before = np.random.get_state()
-    np.random.seed(2)
-    drawn = sorted(np.random.choice(1000, 500, replace=False))
+    np.random.seed([2])
+    drawn = sorted(np.random.choice(np.arange(1000), 500, replace=False))
     np.random.set_state(before)
     assert list(halves["A"]) == [classes[k] for k in drawn]
+    first = halves_of(ClassSplit("r", "random", 0), classes)["A"][:8]
+    assert [int(name[1:]) for name in first] == [0, 1, 2, 5, 9, 10, 15, 16]
 
 
 def test_from_files_and_by_kind(tmp_path):

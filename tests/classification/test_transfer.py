@@ -195,6 +195,19 @@ def test_stages_of_a_timm_network(build, train, tmp_path):
     assert [name for name in names if equal(before[name], after[name])] == names[:2]
 
 
+def test_a_pooling_by_itself_is_no_layer():
+    """timm's VGG ends a stride with each of its poolings; layers that learn nothing have no n."""
+    from det_transfer.classification.trunks import build_trunk
+
+    trunk = build_trunk("timm", {"name": "vgg11_bn"})
+    sizes = [
+        sum(p.numel() for module in modules for p in module.parameters())
+        for modules in trunk.named_layers().values()
+    ]
+    assert all(sizes)
+    assert sum(sizes) == sum(p.numel() for p in trunk.parameters())
+
+
 def test_layers_of_weights_that_others_have_trained(build, tmp_path):
     """As torchvision's AlexNet: no checkpoint of ours."""
     from det_transfer.classification.trunks import build_trunk

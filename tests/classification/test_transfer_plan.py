@@ -1,6 +1,7 @@
 """From a plan's section to runs, and carrying it out."""
 
 import copy
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,12 @@ def test_fewer_examples_and_further_layers():
     assert options["DATASETS.CLASSIFICATION"][0] == ["B_train", "r", "p", "t@out/splits/r.tsv=B"]
 
 
+def test_further_layers_are_for_what_is_copied_and_frozen():
+    found = names(experiment(layers=[2], extra=[1], directions=["B"]))
+    copied = ["r_B2B_s0_extra1", "r_B2B+_s0", "r_A2B_s0_extra1", "r_A2B+_s0", "r_R2B_s0"]
+    assert [name for name in found if "base" not in name] == copied
+
+
 def test_a_split_may_have_its_own_treatments():
     splits = {
         "r": {"kind": "random", "seed": 0},
@@ -142,6 +149,12 @@ def test_a_split_may_have_its_own_treatments():
         ({"treatments": ["AnC"]}, "there is no treatment 'AnC'; there is base, BnB, BnB+"),
         ({"directions": ["C"]}, "directions has 'C'"),
         ({"depth": [1]}, "there is no key depth"),
+        ({"seeds": [True]}, "seeds has True; each is a whole number >= 0"),
+        ({"layers": [8], "treatments": ["AnB"]}, "layers has 8, which gives no run: with all 8"),
+        ({"layers": [8], "treatments": ["BnB", "AnB"]}, "treatments has AnB, which gives no run"),
+        ({"layers": [7], "extra": [0, 1]}, "extra has 1, which gives no run: n and the further"),
+        ({"splits": {"x": {"kind": "random", "seed": 2**32}}}, "seed is 4294967296; it is a whole"),
+        ({"splits": {"x": {"kind": "random", "seed": True}}}, "seed is True; it is a whole"),
         ({"train": None}, "train is missing"),
         ({"train": ["images"]}, "it is [reader, path, split]"),
         ({"test": ["images", "data", "test@a.txt"]}, "test chooses classes by itself, test@a.txt"),
@@ -196,6 +209,17 @@ def test_a_layer_that_the_network_lacks_is_named_with_the_plan(plan, tool):
 def test_run_plan_knows_no_such_section(plan):
     with pytest.raises(UserError, match="there is no key transferability"):
         read_plan(plan())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/plans").glob("transferability_*.yaml")))
+def test_the_head_of_a_plan_counts_its_runs(path):
+    content = yaml.safe_load(path.read_text())
+    if SECTION not in content:
+        return
+    said = re.search(r"(\d+) runs\.", path.read_text())
+    rest = {key: value for key, value in content.items() if key != SECTION}
+    rest["config"] = str(ROOT / rest["config"])
+    assert int(said[1]) == len(read_experiment(content[SECTION], rest).runs)
 
 
 # Carrying it out ---------------------------------------------------------------------------------

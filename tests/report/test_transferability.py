@@ -1,6 +1,7 @@
 """Differences within split, target and seed, their intervals, and the claims that they decide."""
 
 import json
+import shutil
 import statistics
 
 import numpy as np
@@ -10,6 +11,7 @@ from made_up_transfer import make_experiment, top1_of, write_run
 from det_transfer.errors import UserError
 from det_transfer.report.transferability import paper, read_experiment
 from det_transfer.report.transferability.claims import (
+    COLLAPSE,
     MARGIN,
     NOT,
     OPEN,
@@ -94,7 +96,10 @@ def test_one_value_has_no_interval():
     assert student([2.0]) == Estimate(2.0, 1)
     assert welch([1.0], [2.0, 3.0]) == Estimate(-1.5, 1)
     assert welch([], [1.0]) is None
-    assert welch([1.0, 1.0], [0.0, 0.0]) == Estimate(1.0, 2, 1.0, 1.0)
+    # Nor have equal ones: of 250 images an accuracy is a multiple of 0.4 points.
+    assert student([-0.4, -0.4]) == Estimate(-0.4, 2)
+    assert welch([1.0, 1.0], [0.0, 0.0]) == Estimate(1.0, 2)
+    assert welch([1.0, 1.0], [0.0, 1.0]).low is not None
 
 
 def test_estimates_in_words():
@@ -220,6 +225,51 @@ def test_claims_where_nothing_is_as_in_the_paper(tmp_path):
     assert [c.verdict for c in (dip, fall, collapse, recovers, kept)] == [NOT] * 5
     assert dissimilar.verdict == OPEN
     assert "a dissimilar and on another split" in dissimilar.why
+
+
+def test_a_half_run_plan_claims_nothing(tmp_path):
+    """AnB+ loses from n = 3 on, which the n that are there do not show."""
+    splits = ("random0", "random1")
+    made = make_experiment(tmp_path / "plan", splits, treatments=("BnB+", "AnB+", "random"))
+    content = json.loads((made / "transferability.json").read_text())
+    for entry in content["runs"]:
+        if entry["treatment"] == "AnB+":
+            (made / entry["name"] / "eval/test/results.json").unlink()
+            top1 = top1_of(entry, content["splits"]) - 6 * (entry["n"] >= 3)
+            shutil.rmtree(made / entry["name"])
+            write_run(made, entry, top1)
+    *_, collapse, _, kept = claims(read_experiment(made))
+    assert (collapse.verdict, kept.verdict) == (YES, NOT)
+    for entry in content["runs"]:
+        late = entry["n"] >= 3 if entry["treatment"] == "AnB+" else entry["n"] > 1
+        if late and entry["treatment"] in ("AnB+", "random"):
+            shutil.rmtree(made / entry["name"])
+    half = read_experiment(made)
+    *_, collapse, recovers, kept = claims(half)
+    assert (collapse.verdict, kept.verdict) == (OPEN, OPEN)
+    assert collapse.why.endswith(
+        "runs on random features at the deepest n of the plan, with their base"
+    )
+    assert kept.why.endswith("it needs AnB+ at every n of the plan, with its base")
+    assert recovers.verdict == YES  # its runs are all there
+    assert not boosts(half)
+
+
+def test_random_features_of_the_lower_half_cannot_collapse(tmp_path):
+    made = make_experiment(tmp_path / "plan", ("random0", "random1"), cuts=(1, 2, 4))
+    collapse = claims(read_experiment(made))[3]
+    assert collapse.verdict == OPEN
+    assert collapse.estimate.high < COLLAPSE
+    assert collapse.why.startswith("the plan leaves no more than the lower half random")
+
+
+def test_the_paper_beside_ours_is_of_the_same_kind_of_split(tmp_path):
+    made = make_experiment(tmp_path / "plan", ("dissimilar0",), (0, 1, 2))
+    dip, fall, *_ = claims(read_experiment(made))
+    assert dip.paper is None  # the paper has BnB on random splits alone
+    assert fall.paper == pytest.approx(
+        slope(dict(enumerate(paper.DIFFERENCES["AnB", "dissimilar"], 1)))
+    )
 
 
 def test_claims_of_a_single_pair_are_open(tmp_path):

@@ -122,15 +122,21 @@ def test_against_fine_tuned_accuracies(call, shapes, tmp_path):
     assert "Agreement with the order of the fine-tuned accuracy" in out
 
 
-def test_objects_in_boxes(call, tiny_coco, tmp_path):
+def test_objects_in_boxes(call, tiny_coco, weights, tmp_path):
+    """A classifier says nothing of them, and one that has none nothing at all: both are told."""
     spec = ":".join(["boxes", *map(str, tiny_coco)])
-    code, _, err = call(spec, "--size", 96)
+    backbones = [f"whole=test_resnet@{weights}", TWO[1]]
+    code, out, err = call(spec, "--size", 96, backbones=backbones)
     assert code == 0, err
     found = ranking(tmp_path)
     annotations = json.loads(Path(tiny_coco[0]).read_text())["annotations"]
     assert [row["images"] for row in found["backbones"]] == [len(annotations)] * 2
     assert found["data"]["classes"] == 3
-    assert found["backbones"][0]["scores"]["leep"] != 0
+    reasons = [row["scores"]["leep"] for row in found["backbones"]]
+    assert reasons[0] == "its classifier is asked of whole images, not of objects in boxes"
+    assert reasons[1].startswith("it")
+    assert reasons[1] != reasons[0]
+    assert f"whole has no LEEP: {reasons[0]}" in " ".join(out.split())
 
 
 def test_a_box_is_averaged_where_it_lies(tiny_coco, monkeypatch):

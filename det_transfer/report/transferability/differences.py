@@ -54,7 +54,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval; without one where there is a single value.
+    """A mean with its interval; without one where there is a single value, or all are equal.
 
     Attributes:
         count: values that it is a mean of
@@ -80,6 +80,10 @@ class Estimate:
         return Estimate(-self.mean, self.count, -self.high, -self.low)
 
 
+def _equal(values: Sequence[float]) -> bool:
+    return max(values) - min(values) < 1e-9  # points
+
+
 def _quantile(freedom: float) -> float:
     from scipy.special import stdtrit  # brought by scikit-learn
 
@@ -89,14 +93,17 @@ def _quantile(freedom: float) -> float:
 def student(values: Iterable[float]) -> Estimate | None:
     """Mean and 95 % interval of independent values; None of none.
 
+    Values that are all equal, as accuracies on a small test set can be, have no interval either: a
+    spread of zero is that of the grid which they lie on.
+
     Source: Student 1908; mean ± t(0.975, N - 1) s / sqrt(N), s with N - 1.
     """
     values = list(values)
     if not values:
         return None
     mean = statistics.fmean(values)
-    if len(values) == 1:
-        return Estimate(mean, 1)
+    if _equal(values):
+        return Estimate(mean, len(values))
     half = _quantile(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return Estimate(mean, len(values), mean - half, mean + half)
 
@@ -110,11 +117,9 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
         return None
     mean = statistics.fmean(first) - statistics.fmean(second)
     count = min(len(first), len(second))
-    if count < 2:
+    if count < 2 or (_equal(first) and _equal(second)):
         return Estimate(mean, count)
     parts = [statistics.variance(sample) / len(sample) for sample in (first, second)]
-    if not sum(parts):
-        return Estimate(mean, count, mean, mean)
     sizes = (len(first), len(second))
     freedom = sum(parts) ** 2 / sum(p**2 / (n - 1) for p, n in zip(parts, sizes, strict=True))
     half = _quantile(freedom) * sum(parts) ** 0.5
@@ -167,9 +172,26 @@ def shares(pairs: Sequence[Difference], n: int | None) -> list[float]:
 def by_unit(
     pairs: Sequence[Difference], experiment: Experiment
 ) -> Mapping[tuple[str, str, int], dict[int, Difference]]:
-    """(split, target, seed) -> n -> the difference."""
+    """(split, target, seed) -> n -> the difference; of those that have every n of the plan.
+
+    Means over n of a plan that is half carried out would compare unlike n.
+    """
     found: dict[tuple[str, str, int], dict[int, Difference]] = {}
     for pair in pairs:
         if pair.run.n in experiment.cuts:
             found.setdefault(pair.run.unit, {})[pair.run.n] = pair
-    return found
+    wanted = _planned(pairs, experiment)
+    return {unit: cuts for unit, cuts in found.items() if set(cuts) == wanted[unit]}
+
+
+def _planned(
+    pairs: Sequence[Difference], experiment: Experiment
+) -> Mapping[tuple[str, str, int], set[int]]:
+    """The n at which the plan has both sides of the differences; a base is a side of each n."""
+    if not pairs:
+        return {}
+    sides = pairs[0].run, pairs[0].other
+    first, second = (experiment.planned(side.treatment, side.shots) for side in sides)
+    if sides[1].treatment == "base":
+        return first
+    return {unit: cuts & second.get(unit, set()) for unit, cuts in first.items()}

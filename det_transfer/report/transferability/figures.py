@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..charts import Line, lines
 from ..html import NONE, Figure, Table, number
 from . import paper
-from .differences import Difference, Estimate, against, at_each_cut, shares, student
+from .differences import Difference, Estimate, against, at_each_cut, by_unit, shares, student
 from .reading import KINDS, Experiment
 
 __all__ = [
@@ -253,7 +253,6 @@ def shots_figure(experiment: Experiment, kind: str) -> Figure | None:
 
 
 def _unit_means(experiment: Experiment, treatment: str, kind: str, shots: int) -> list[float]:
-    by_unit: dict[tuple, list[float]] = {}
-    for pair in against(experiment, treatment, "base", kind, shots=shots):
-        by_unit.setdefault(pair.run.unit, []).append(pair.value)
-    return [statistics.fmean(values) for values in by_unit.values()]
+    pairs = against(experiment, treatment, "base", kind, shots=shots)
+    found = by_unit(pairs, experiment).values()
+    return [statistics.fmean(pair.value for pair in cuts.values()) for cuts in found]

@@ -100,6 +100,16 @@ class Experiment:
         found = {run.n for run in self.finished if run.treatment != "base"}
         return [n for n in sorted(found) if 0 < n < len(self.layers)]
 
+    def planned(self, treatment: str, shots: Any = ...) -> dict[tuple[str, str, int], set[int]]:
+        """Split, target and seed -> the n that the plan asks of a treatment, finished or not."""
+        shots = self.main_shots if shots is ... else shots
+        found: dict[tuple[str, str, int], set[int]] = {}
+        for run in self.runs:
+            asked = (run.treatment, run.extra, run.shots) == (treatment, 0, shots)
+            if asked and 0 < run.n < len(self.layers):
+                found.setdefault(run.unit, set()).add(run.n)
+        return found
+
     def bases(self, kind: str) -> list[TransferRun]:
         """Finished bases that runs are held to; all where there is nothing to hold to one.
 

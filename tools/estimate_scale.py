@@ -15,6 +15,7 @@ Exit codes: 0 done, 1 not up to date, 2 a mistake in files or command line.
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from det_transfer.errors import UserError, exit_code
@@ -22,6 +23,7 @@ from det_transfer.report.scale.estimate import PAIRS, Estimate, numbers
 from det_transfer.report.scale.inputs import read_networks, read_rates, read_recipes, read_zoo
 from det_transfer.report.scale.machine import ASSUMPTIONS, option, read_machine
 from det_transfer.report.scale.page import TABLES, blocks, fill
+from det_transfer.report.scale.recipe import Recipe
 from det_transfer.run_folder import replacing, write_json
 
 DEFAULT_GPUS = (1, 8, 64)
@@ -30,7 +32,8 @@ RESULTS = "docs/results"
 # What is measured -> the json with it.
 SOURCES = {
     "loading": f"{RESULTS}/benchmark_data_loading.json",
-    "evaluation": f"{RESULTS}/benchmark_evaluation.json",
+    "coco_evaluation": f"{RESULTS}/benchmark_evaluation.json",
+    "lvis_evaluation": f"{RESULTS}/benchmark_evaluation_lvis_val.json",
     "counts": f"{RESULTS}/benchmark_scale.json",
     "runs": f"{RESULTS}/reuse_modes_bccd.json",
 }
@@ -48,6 +51,7 @@ def estimate(args: argparse.Namespace) -> Estimate:
     )
     if missing:
         raise UserError(f"{files['counts']}: it has no counts of {', '.join(missing)}")
+    _check_shares(recipes, args.gpus)
     return Estimate(
         recipes=recipes,
         caffenet=read_networks(files["counts"]),
@@ -60,6 +64,18 @@ def estimate(args: argparse.Namespace) -> Estimate:
         ),
         gpus=tuple(args.gpus),
     )
+
+
+def _check_shares(recipes: Mapping[str, Recipe], gpus: Sequence[int]) -> None:
+    """Detectron2 gives each GPU as many images as any other."""
+    for n in gpus:
+        uneven = {path: r.batch for path, r in recipes.items() if r.batch % n}
+        if uneven:
+            path, batch = next(iter(uneven.items()))
+            raise UserError(
+                f"--gpus {n}: the {batch} images of a step of {path} cannot be shared evenly; take "
+                "numbers that divide the batch of every recipe"
+            )
 
 
 def _relative(path: Path) -> Path:
@@ -108,7 +124,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "scale.md")
     parser.add_argument("--gpus", type=count, nargs="+", default=list(DEFAULT_GPUS), metavar="N")
     for name, path in SOURCES.items():
-        parser.add_argument(f"--{name}", type=Path, default=ROOT / path, metavar="JSON")
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, dest=name, type=Path, default=ROOT / path, metavar="JSON")
     machine = parser.add_argument_group("the assumed machine")
     machine.add_argument("--machine", metavar="JSON", help="names as below with _ -> value")
     for a in ASSUMPTIONS:

@@ -99,30 +99,54 @@ def broken(draw, content):
 def told(read, *args, **kwargs):
     """What a reader makes of its file, or None where it says in a UserError what is wrong.
 
-    Any other exception goes on, and so does a reader that does not come back or fills the memory.
+    Any other exception goes on, and so does a reader that does not come back or fills the memory,
+    whatever it makes of that itself.
     """
     with no_longer_than(SECONDS), no_more_than(BYTES):
         try:
             return read(*args, **kwargs)
         except UserError as error:
-            said = str(error).strip()
+            refused = error
+    said = str(refused).strip()
+    assert not ran_out_of_memory(refused), f"more than {BYTES} bytes were asked for: {said}"
     longest = max(map(len, said.splitlines()), default=0)
     assert 0 < longest < LONGEST, f"a line of {longest} characters: {said[:300]}"
     return None
 
 
+class DidNotComeBackError(BaseException):
+    """No reader's `except` is meant for it."""
+
+
 @contextlib.contextmanager
 def no_longer_than(seconds):
+    late = []
+
     def stop(*_):
-        raise TimeoutError(f"did not come back in {seconds} s")
+        late.append(DidNotComeBackError(f"did not come back in {seconds} s"))
+        raise late[0]
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if late:  # in the middle of something that lets nothing through
+            raise late[0]
+
+
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+
+
+def ran_out_of_memory(error):
+    """Whether that lies behind an error: Python's or torch's own."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -58,7 +58,8 @@ def test_damaged(tiny, data):
     told(as_training, file, images, masks)
     told(as_page, file, style, masks)
     told(as_checked, file, images)
-    told(lambda: convert(read_all([file]), None, 0))
+    if style == "coco":
+        told(lambda: convert(read_all([file]), None, 0))
 
 
 @many

@@ -98,18 +98,20 @@ def test_broken_weights(weights, data):
         assert all(isinstance(value, torch.Tensor) for value in (tensors or {}).values())
 
 
+BESIDE = {
+    "preprocessing": {"format": "RGB", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
+    "frozen": {"file": "frozen-1.pth", "fingerprint": "1", "tensors": ["a"], "origin": ""},
+    "matching_heuristics": True,
+    "__author__": "someone",
+}
+
+
 @many
 @given(st.data())
 def test_damaged_entries(folder, data):
     """What a checkpoint says beside its tensors: preprocessing, what is frozen, nested states."""
-    beside = {
-        "preprocessing": {"order": "RGB", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
-        "frozen": {"file": "frozen-1.pth", "fingerprint": "1", "tensors": {}, "origin": ""},
-        "matching_heuristics": True,
-        "__author__": "someone",
-    }
     path = folder / "entries.pth"
-    entries = data.draw(damaged(beside))
+    entries = data.draw(damaged(BESIDE))
     if isinstance(entries, dict) and data.draw(st.booleans()):
         entries = {**entries, "model": STATE}
     torch.save(entries, path)

@@ -73,7 +73,9 @@ def test_another_machine_does_not_go_into_the_page():
     assert shown.stdout.startswith("limits\n\n| recipe |")
 
 
-@pytest.mark.parametrize("name", ["loading", "evaluation", "counts", "runs"])
+@pytest.mark.parametrize(
+    "name", ["loading", "coco-evaluation", "lvis-evaluation", "counts", "runs"]
+)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -91,6 +93,14 @@ def test_a_json_that_is_wrong(tmp_path, name, content, said):
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {path}")
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("gpus", [3, 128])
+def test_a_batch_that_cannot_be_shared(gpus):
+    done = estimate("--show", "limits", "--gpus", 1, gpus)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --gpus {gpus}: the ")
+    assert "cannot be shared evenly" in done.stderr
 
 
 def test_a_json_without_a_side(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from torch import nn
 from det_transfer.engine.hooks import peak_memory
 from det_transfer.engine.launch import quiet
 
-__all__ = ["Clock", "Turns", "machine_rates", "take_turns", "watch"]
+__all__ = ["Clock", "SideEndedError", "Turns", "machine_rates", "take_turns", "watch"]
 
 Step = Callable[[], None]
 
@@ -64,25 +65,44 @@ def take_turns(
         rounds: that count; two before them warm up (compilation, oneDNN's caches)
     """
     context = multiprocessing.get_context("spawn")
-    pipes = {}
-    for name, make in makers.items():
-        pipes[name], theirs = context.Pipe()
-        context.Process(target=_serve, args=(make, device, theirs), daemon=True).start()
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in pipes}
+    sides = {name: _Side(name, make, device, context) for name, make in makers.items()}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for round_ in range(rounds + 2):
-        for name, pipe in pipes.items():
-            pipe.send(True)
-            both = pipe.recv()
+        for name, side in sides.items():
+            both = side.ask(True)
             if round_ >= 2:
                 taken[name].append(both)
-    peaks = {}
-    for name, pipe in pipes.items():
-        pipe.send(False)
-        peaks[name] = pipe.recv()
+    peaks = {name: side.ask(False) for name, side in sides.items()}
     return {
         name: Turns([wall for wall, _ in taken[name]], [cpu for _, cpu in taken[name]], peaks[name])
-        for name in pipes
+        for name in sides
     }
+
+
+class _Side:
+    """The process of a side, which answers or has ended."""
+
+    def __init__(self, name: str, make: Callable[[], Step], device: str, context: Any):
+        self._name = name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, device, theirs), daemon=True)
+        self._process.start()
+        theirs.close()  # now the pipe ends with the process
+
+    def ask(self, more: bool) -> Any:
+        try:
+            self._pipe.send(more)
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise SideEndedError(
+                f"{self._name} ended with exit code {self._process.exitcode}; what it said stands "
+                "above (-9: killed, for memory most likely)"
+            ) from None
+
+
+class SideEndedError(RuntimeError):
+    """A side of a comparison has ended before its turns were over."""
 
 
 def _serve(make: Callable[[], Step], device: str, pipe: Connection) -> None:

@@ -54,7 +54,9 @@ class Rates:
         return self.loaded[recipe.copy_paste] * (_LOADER_PX / recipe.size) ** 2
 
 
-def read_rates(loading: Path, evaluation: Path, counts: Path, runs: Path) -> Rates:
+def read_rates(
+    loading: Path, coco_evaluation: Path, lvis_evaluation: Path, counts: Path, runs: Path
+) -> Rates:
     """From the json files of tools/benchmarks/data_loading.py, evaluation.py and scale.py, and a
     json of runs (tools/make_results.py collect).
 
@@ -70,30 +72,29 @@ def read_rates(loading: Path, evaluation: Path, counts: Path, runs: Path) -> Rat
     return Rates(
         loaded={key: sides[side]["images_per_cpu_s"] for key, side in _LOADER.items()},
         view=counted["results"]["photos a CPU second, 256 px"],
-        evaluator=_evaluator(evaluation),
+        evaluator=_evaluator(coco=coco_evaluation, lvis=lvis_evaluation),
         detection_bytes={False: bytes_["boxes"], True: bytes_["boxes and masks"]},
         cpu=_cpu_runs(runs, counted["runs"]),
     )
 
 
-def _evaluator(path: Path) -> dict[tuple[str, str], float]:
+def _evaluator(**paths: Path) -> dict[tuple[str, str], float]:
     """Seconds an image of what a run waits for: reading its json and detections included.
 
     COCO's masks were not measured; they are taken to cost what LVIS' do.
     """
-    content = _read(path, _EVALUATION)
-    images = content["data"]["images"]
-    found = {
-        (row["protocol"], row["task"]): row["ours"]["end_to_end_s"]["median"] / images
-        for row in content["results"]
-    }
-    if ("lvis", "segm") in found:
-        found.setdefault(("coco", "segm"), found["lvis", "segm"])
-    missing = [
-        f"{p}/{t}" for p in ("coco", "lvis") for t in ("bbox", "segm") if (p, t) not in found
-    ]
-    if missing:
-        raise UserError(f"{path}: it has no {', '.join(missing)}")
+    found = {}
+    for protocol, path in paths.items():
+        content = _read(path, _EVALUATION)
+        images = content["data"]["images"]
+        for row in content["results"]:
+            if row["protocol"] == protocol:
+                found[protocol, row["task"]] = row["ours"]["end_to_end_s"]["median"] / images
+        needed = ("bbox",) if protocol == "coco" else ("bbox", "segm")
+        missing = [f"{protocol}/{task}" for task in needed if (protocol, task) not in found]
+        if missing:
+            raise UserError(f"{path}: it has no {', '.join(missing)}")
+    found.setdefault(("coco", "segm"), found["lvis", "segm"])
     return found
 
 

@@ -68,7 +68,7 @@ def _measured(of: Estimate) -> str:
         [
             f"milliseconds of the evaluator an image, {p.upper()} {task}",
             _short(1000 * s),
-            "evaluation",
+            f"{p}_evaluation" if (p, task) != ("coco", "segm") else "lvis_evaluation",
         ]
         for (p, task), s in sorted(rates.evaluator.items())
     ]

@@ -7,10 +7,11 @@ import json
 import os
 import random
 import time
+from collections import Counter
 
 import pytest
 import torch
-from programs import train
+from programs import train, warm
 
 from det_transfer import run_folder
 from det_transfer.reuse import read_checkpoint
@@ -23,12 +24,19 @@ OPTIONS += ["TEST.EVAL_PERIOD", 4, "MODEL.REUSE.MODE", "adapters", "SOLVER.EMA.E
 
 @pytest.fixture(scope="module")
 def unbroken(tiny_coco, tmp_path_factory):
-    """The run folder of the unbroken run, and the seconds that it took."""
+    """The run folder of the unbroken run, and the seconds of its start and of what followed."""
     folder = tmp_path_factory.mktemp("unbroken")
+    warm()
     start = time.monotonic()
     program = train(folder / "log", tiny_coco, folder / "run", *OPTIONS)
+    program.until(lambda: trains(program))
+    begun = time.monotonic()
     assert program.wait() == 0, program.said
-    return folder / "run", time.monotonic() - start
+    return folder / "run", begun - start, time.monotonic() - begun
+
+
+def trains(program):
+    return "Starting training from iteration" in program.said
 
 
 def tensors(value, prefix=""):
@@ -49,7 +57,8 @@ def outcome(run):
     for name in ("model_final.pth", "model_final_ema.pth"):
         found |= {f"{name}{k}": v for k, v in tensors(read_checkpoint(run / name))}
     # Of a run that was resumed at its end: nothing goes on from this file.
-    found.pop("model_final_ema.pth/trainer/iteration")
+    for key in ("trainer/iteration", "trainer/_trainer/iteration"):
+        found.pop(f"model_final_ema.pth/{key}", None)
     results = run_folder.read_json(run / "eval/tiny/results.json")
     found["results"] = json.dumps(results["metrics"])
     record = run_folder.read_json(run / run_folder.RUN)
@@ -64,24 +73,37 @@ def same(a, b):
 
 
 def test_killed_at_any_moment(unbroken, tiny_coco, tmp_path):
-    expected, seconds = outcome(unbroken[0]), unbroken[1]
+    whole, start, training = unbroken
+    expected = outcome(whole)
     rng = random.Random(0)
     kills = runs = 0
+    met = Counter()  # checkpoints there when a kill came
     while kills < KILLS or runs == 0:
         run, runs = tmp_path / f"run{runs}", runs + 1
         while True:
             flags = ["--resume"] if run.exists() else []
             program = train(tmp_path / "log", tiny_coco, run, *OPTIONS, flags=flags)
-            moment = rng.uniform(0.0, seconds) if kills < KILLS else 240.0
-            if not program.alive_after(moment):
+            if kills == KILLS or not lives(program, rng, start, training):
                 break
             program.kill()
             kills += 1
+            met[len(list(run.glob("model_*[0-9].pth")))] += 1
         assert program.wait() == 0, f"after {kills} kills: {program.said[-3000:]}"
         found = outcome(run)
         different = [k for k in expected.keys() | found.keys() if not _equal(k, expected, found)]
         assert not different, f"after {kills} kills: {sorted(different)[:5]}"
-    print(f"{kills} kills in {runs} runs")  # noqa: T201
+    print(f"{kills} kills in {runs} runs, after checkpoints {dict(sorted(met.items()))}")  # noqa: T201
+    assert kills < 20 or len(met) > 2, f"kills met {dict(met)} alone"
+
+
+def lives(program, rng, start, training):
+    """Whether a program lives at a random moment: one of four in its start, others behind it."""
+    if rng.random() < 0.25:
+        return program.alive_after(rng.uniform(0.0, start))
+    while program.alive_after(0.01):
+        if trains(program):
+            return program.alive_after(rng.uniform(0.0, training))
+    return False
 
 
 def _equal(key, a, b):

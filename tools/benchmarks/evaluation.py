@@ -21,6 +21,7 @@ package faster-coco-eval is installed, it is a third side under COCO's protocol.
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -161,10 +162,7 @@ def _now() -> Clocks:
 def measure(side: str, protocol: str, task: str, folder: Path) -> None:
     """Run one side and print its times, memory and metrics as json; leave its arrays in a file."""
     run = {"ours": _ours, PEER: _faster}.get(side) or OFFICIAL_RUNS[protocol]
-    if (side, protocol) == ("official", "lvis"):
-        import_lvis()
-    elif side == "ours":
-        import hotcoco  # noqa: F401 - imports are not what is measured
+    _import(side, protocol)
     before = _memory("VmRSS")
     started = _now()
     loaded, accumulated = run(protocol, task, folder)
@@ -182,6 +180,15 @@ def measure(side: str, protocol: str, task: str, folder: Path) -> None:
         },
         sys.stdout,
     )
+
+
+def _import(side: str, protocol: str) -> None:
+    """What is imported is not what is measured."""
+    if (side, protocol) == ("official", "lvis"):
+        import_lvis()
+    else:
+        modules = {"ours": "hotcoco", PEER: "faster_coco_eval"}
+        importlib.import_module(modules.get(side, "pycocotools.cocoeval"))
 
 
 def _ours(protocol: str, task: str, folder: Path) -> tuple[Clocks, Accumulated]:

@@ -23,7 +23,8 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     # trunk's features as they are.
     cfg.MODEL.DECODER.NAME = "fpn"
     # str: the coarser levels above the FPN: "maxpool" (P6, Faster R-CNN), "p6" (the same by a
-    # convolution, the authors'), "p6p7" (RetinaNet, from res5), "p6p7_of_p5" (the authors'), "".
+    # convolution, as the authors'), "p6p7" (RetinaNet, from res5), "p6p7_of_p5" (convolutions on
+    # P5, as the authors'), "".
     cfg.MODEL.FPN.TOP_BLOCK = "maxpool"
 
     # -- NAS-FPN, whose features are p3 to p7; see det_transfer.modeling.backbone.nasfpn
@@ -42,7 +43,8 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     cfg.MODEL.NASFPN.BLOCK = "plain"
     # bool: add where the searched cell has attention.
     cfg.MODEL.NASFPN.SUM_ONLY = False
-    # float: rate at which a bottleneck's branch is dropped in training, per image.
+    # float: rate at which a bottleneck's branch is dropped in training, per image; for BLOCK
+    # "bottleneck".
     cfg.MODEL.NASFPN.DROP_CONNECT = 0.0
 
     # -- Convolutions in place of a pyramid; see det_transfer.modeling.backbone.conv_decoder

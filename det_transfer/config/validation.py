@@ -6,12 +6,13 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..errors import nearest, raise_all
+from ..errors import choice_problems, nearest, raise_all
 from .classification import CHOICES, classification_problems
+from .norms import norm_problems
 from .reading import leaves
 from .reuse import reuse_problems
 
-__all__ = ["advice", "validate"]
+__all__ = ["validate"]
 
 _CHOICES = {
     **CHOICES,
@@ -75,9 +76,9 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
     raise_all(
         [
             *(
-                f"{key} is {values[key]!r}; it can be {' or '.join(map(repr, choices))}"
+                line
                 for key, choices in _CHOICES.items()
-                if values[key] not in choices
+                for line in choice_problems(key, values[key], choices)
             ),
             *(f"{key} is {values[key]}; it must be > 0" for key in _POSITIVE if values[key] <= 0),
             *reuse_problems(cfg, explicit),
@@ -85,7 +86,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *_input_problems(cfg),
             *_copy_paste_problems(cfg),
             *_long_tail_problems(cfg),
-            *_norm_problems(cfg),
+            *norm_problems(cfg),
             *_solver_problems(cfg),
             *_test_problems(cfg),
             *_tracking_problems(cfg),
@@ -122,6 +123,11 @@ def _head_problems(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
     drop = cfg.MODEL.NASFPN.DROP_CONNECT
     if not 0 <= drop < 1:
         yield f"MODEL.NASFPN.DROP_CONNECT is {drop}; it must be 0 <= rate < 1"
+    if drop and cfg.MODEL.NASFPN.BLOCK == "plain" and cfg.MODEL.DECODER.NAME == "nasfpn":
+        yield (
+            f"MODEL.NASFPN.DROP_CONNECT {drop} drops the branch of a bottleneck, and "
+            "MODEL.NASFPN.BLOCK is 'plain'; set that to 'bottleneck', or this to 0"
+        )
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
         yield from _cascade_problems(cfg)
 
@@ -272,26 +278,6 @@ def _solver_problems(cfg: CfgNode) -> Iterator[str]:
 _SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
 
-# Of Detectron2's get_norm; a recipe of ours takes no other.
-_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
-_NORM_KEYS = (".NORM", "_NORM")
-
-
-def _norm_problems(cfg: CfgNode) -> Iterator[str]:
-    for key, value in leaves(cfg.MODEL, "MODEL."):
-        # Of REUSE and ADAPTERS the choices are others, checked elsewhere.
-        ours = key.startswith(("MODEL.REUSE", "MODEL.ADAPTERS")) or not isinstance(value, str)
-        if key.endswith(_NORM_KEYS) and not ours and value not in _NORMS:
-            near = nearest(value, _NORMS) or _NORMS[1:]
-            yield f"{key} is {value!r}; it can be {' or '.join(map(repr, near))}"
-    if cfg.MODEL.DEVICE.startswith("cuda"):
-        return
-    for key, value in leaves(cfg.MODEL, "MODEL."):
-        if key.endswith(".NORM") and value == "SyncBN":
-            others = "'BN' or 'GN'" if key == "MODEL.REUSE.NORM" else "'naiveSyncBN_N' or 'GN'"
-            yield f"{key} 'SyncBN' is torch's, which needs CUDA; on the CPU take {others}"
-
-
 def _test_problems(cfg: CfgNode) -> Iterator[str]:
     best = cfg.TEST.BEST
     if best.METRIC and not cfg.TEST.EVAL_PERIOD:
@@ -322,30 +308,3 @@ def _tracking_problems(cfg: CfgNode) -> Iterator[str]:
             yield f"TRACKING.SERVICES has {service!r}; it can hold {' and '.join(near)}"
     if cfg.TRACKING.SERVICES and not cfg.TRACKING.PROJECT:
         yield "TRACKING.PROJECT is empty; name what the runs are to be filed under"
-
-
-# Fewer images than this give batch norm poor statistics. Source: Wu and He 2018 (Group
-# Normalization), figure 1: its error grows below 8.
-_FEW_IMAGES = 8
-
-
-def advice(cfg: CfgNode, processes: int) -> list[str]:
-    """A line for each norm of decoder and heads that takes its statistics over too few images."""
-    model = cfg.MODEL
-    retina = "RetinaNet" in model.META_ARCHITECTURE
-    heads = ["RETINANET"] if retina else ["RPN", "ROI_BOX_HEAD"]
-    if model.MASK_ON and not retina:
-        heads.append("ROI_MASK_HEAD")
-    decoder = {"fpn": "FPN", "nasfpn": "NASFPN", "conv": "CONV_DECODER"}.get(model.DECODER.NAME)
-    parts = [decoder, *heads] if decoder else heads
-    total = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
-    lines = []
-    for part in parts:
-        norm = model[part].NORM
-        images = total if "Sync" in norm else total // processes
-        if norm.endswith(("BN", "BN_N")) and norm != "FrozenBN" and images < _FEW_IMAGES:
-            lines.append(
-                f"MODEL.{part}.NORM {norm!r} takes its statistics over {images} images, which is "
-                f"few: below {_FEW_IMAGES} 'GN' learns better"
-            )
-    return lines

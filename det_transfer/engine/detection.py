@@ -30,6 +30,7 @@ from ..data import (
 )
 from ..errors import UserError
 from ..evaluation import build_evaluator
+from ..modeling import float32_statistics
 from ..modeling.levels import check_levels
 from ..modeling.roi_heads import balance_classes
 from ..reuse import (
@@ -43,6 +44,7 @@ from ..reuse import (
 )
 from .analysis import CountOperations
 from .evaluation import Evaluation
+from .setup import Advice
 from .trainer import TransferTrainer
 
 __all__ = ["DetectionTrainer", "evaluations", "prepare"]
@@ -51,7 +53,10 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(config: Config) -> list[str | None]:
-    """Register the datasets of the config, take the class count from them, and check them."""
+    """Check the model, register the datasets, take the class count from them, and check them.
+
+    What is known of the model is said before any data is read.
+    """
     if not config.cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name a dataset; the classes come from it")
     if config.cfg.DATASETS.LABEL_NOISE:
@@ -59,13 +64,14 @@ def prepare(config: Config) -> list[str | None]:
             f"DATASETS.LABEL_NOISE {config.cfg.DATASETS.LABEL_NOISE} is for classifiers "
             "(tools/train_classifier.py); objects keep their classes: set it to 0"
         )
-    check_levels(config.cfg)
+    processes = comm.get_world_size()
+    check_levels(config.cfg, processes)
+    advised = [Advice(line) for line in advice(config.cfg, processes)]
+    if comm.is_main_process():
+        for line in advised:
+            logger.warning(line)
     register_datasets(config.cfg)
-    lines = [
-        take_class_count(config),
-        *check_datasets(config.cfg),
-        *advice(config.cfg, comm.get_world_size()),
-    ]
+    lines = [*advised, take_class_count(config), *check_datasets(config.cfg)]
     _check_federated(config.cfg)
     for name in config.cfg.DATASETS.TEST:  # says now what it would say after the training
         DetectionTrainer.build_evaluator(config.cfg, name)
@@ -181,7 +187,7 @@ class DetectionTrainer(TransferTrainer):
         """The model with its trunk in the mode that MODEL.REUSE asks for, before any optimizer."""
         try:
             with counted(cfg) as complete:
-                model = build_model(complete)
+                model = float32_statistics(build_model(complete))
         except KeyError as error:
             if "No object named" not in str(error):
                 raise

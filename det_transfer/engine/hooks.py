@@ -288,12 +288,12 @@ def progress_bar(max_iter: int) -> list[HookBase]:
     return [PeriodicWriter([ProgressBar(max_iter)], period=1)]
 
 
-def console_handlers() -> list[logging.Handler]:
-    """The handlers of Detectron2's logger that write to a console rather than into a file.
+def console_handlers(name: str = "detectron2") -> list[logging.Handler]:
+    """The handlers of a logger that Detectron2 set up that write to a console, not into a file.
 
     Detectron2 writes its files through plain stream handlers, so that the type does not tell.
     """
-    handlers = logging.getLogger("detectron2").handlers
+    handlers = logging.getLogger(name).handlers
     return [h for h in handlers if not os.path.isfile(str(getattr(h.stream, "name", "")))]
 
 

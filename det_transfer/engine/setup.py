@@ -26,12 +26,17 @@ from ..errors import UserError
 from ..reuse import MODES
 from .hooks import console_handlers
 
-__all__ = ["argument_parser", "setup"]
+__all__ = ["Advice", "argument_parser", "setup"]
 
 logger = logging.getLogger(__name__)
 
+_said = logging.getLogger(f"{__name__}.said")  # on the console, before there was a file
 # One line a class: 1,203 of them for LVIS. They stay in the file.
-_FILE_ONLY = ("detectron2.data.samplers.distributed_sampler",)
+_FILE_ONLY = ("detectron2.data.samplers.distributed_sampler", _said.name)
+
+
+class Advice(str):
+    """A line of `prepare` that it has logged itself, as a warning, before it read any data."""
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -58,10 +63,12 @@ def setup(
     Args:
         args: as from :func:`argument_parser`. With `dry_run` all is checked for the config's
             OUTPUT_DIR, but the one that is returned is a temporary one, gone with the process
-        prepare: completes the config with what follows from the data; gives lines for the log
+        prepare: completes the config with what follows from the data; gives lines for the log,
+            each an :class:`Advice` where it has been said
     Raises:
         UserError: whatever is wrong with config, data or output folder
     """
+    _end_earlier_logs()
     config = load_config(args.config_file, args.opts or ())
     cfg = config.cfg
     lines = [_take_device(config), _take_seed(cfg, args.resume)]
@@ -87,7 +94,10 @@ def setup(
         table = tabulate(changed, headers=["key", "config file", "this run"], tablefmt="simple")
         logger.info("Differs from %s:\n%s", args.config_file or "Detectron2's defaults", table)
     for line in filter(None, lines):
-        logger.info(line)
+        if isinstance(line, Advice):
+            _said.warning(line)
+        else:
+            logger.info(line)
     return cfg
 
 
@@ -153,7 +163,6 @@ def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     if comm.is_main_process():
         _check_writable(cfg.OUTPUT_DIR)
     comm.synchronize()
-    _end_earlier_logs()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_transfer")
     # Detectron2's own opening words (environment, the config in full) belong into the file: on a
     # terminal they would bury the lines that a person needs.
@@ -164,6 +173,7 @@ def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     default_setup(cfg, _printable(args))
     for handler in console:
         handler.setLevel(logging.DEBUG)
+    for handler in (*console, *console_handlers("det_transfer")):
         handler.addFilter(lambda record: record.name not in _FILE_ONLY)
 
 

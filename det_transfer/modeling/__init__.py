@@ -11,6 +11,7 @@ from .backbone import (
     build_timm_backbone,
 )
 from .meta_arch import SharedBackboneDetector, TransferRetinaNet
+from .norms import Float32SyncBatchNorm, float32_statistics
 from .proposal_generator import TransferRPNHead
 from .roi_heads import TransferBoxHead, TransferCascadeROIHeads, TransferMaskHead
 
@@ -18,6 +19,7 @@ __all__ = [
     "DECODERS",
     "NASFPN",
     "ConvDecoder",
+    "Float32SyncBatchNorm",
     "PlainBackbone",
     "SharedBackboneDetector",
     "TimmBackbone",
@@ -29,4 +31,5 @@ __all__ = [
     "build_plain_backbone",
     "build_reuse_backbone",
     "build_timm_backbone",
+    "float32_statistics",
 ]

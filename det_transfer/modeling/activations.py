@@ -5,6 +5,8 @@ from functools import partial
 
 from torch import nn
 
+from ..errors import choice_problems, raise_all
+
 __all__ = ["ACTIVATIONS", "set_activation"]
 
 # "swish" is SiLU: x * sigmoid(x). A new activation is a new entry.
@@ -25,7 +27,11 @@ def set_activation(module: nn.Module, name: str) -> nn.Module:
 
     Returns:
         `module`
+
+    Raises:
+        UserError: there is no such activation
     """
+    raise_all(choice_problems("activation", name, ACTIVATIONS))
     if name == "relu":
         return module
     for parent in list(module.modules()):

@@ -1,6 +1,7 @@
 """Every YAML is read, checked and built; its mechanism trains for two iterations."""
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -79,18 +80,96 @@ def first_key(lines):
     return next(line for line in lines if line and not line.startswith("#"))
 
 
+PAPERS = [path for path in FILES if path.parent.name in ("coco", "lvis")]
+MODES = {"frozen": "frozen", "finetuned": "finetune", "scratch": "scratch", "adapters": "adapters"}
+# First part of a name that fits -> batch and rate, and side of the images. Source: the files that
+# the headers of the bases name.
+RATES = {"rcnn": (64, 0.16), "retinanet": (256, 0.32), "mask_rcnn": (64, 0.08)}
+SIDES = {"retinanet": 640, "efficientnetb7": 1280, "_cascade": 1280, "": 1024}
+IMAGES = {"coco": 118_287, "lvis": 100_170}
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_header_and_name_say_what_the_keys_are(path):
+    header = " ".join(line.lstrip("# ") for line in path.read_text().splitlines() if line[0] == "#")
+    schedule = r"Schedule: +([\d,]+) iterations x (\d+) images / ([\d,]+) = (\d+) epochs"
+    numbers = (int(n.replace(",", "")) for n in re.search(schedule, header).groups())
+    iterations, batch, images, epochs = numbers
+    assert iterations * batch / images == pytest.approx(epochs, abs=0.6)
+    length = re.search(r"_(\d+)ep$", path.stem)
+    assert length is None or int(length[1]) == epochs
+    words = path.stem.split("_")
+    (mode,) = {MODES[word] for word in words if word in MODES}
+    rate = next(rate for name, rate in RATES.items() if path.stem.startswith(name))
+    side = next(side for part, side in SIDES.items() if part in path.stem)
+    trained_b7 = "efficientnetb7" in words and mode == "finetune"
+    cfg = load_config(str(path)).cfg
+    solver, inputs = cfg.SOLVER, cfg.INPUT
+    half = 0.6 * images / batch  # of an epoch: headers round
+    assert list(solver.STEPS) == pytest.approx(drops(header, iterations, images / batch), abs=half)
+    found = {
+        "set": IMAGES[path.parent.name],
+        "iterations": solver.MAX_ITER,
+        "batch": solver.IMS_PER_BATCH,
+        "rate": (solver.REFERENCE_BATCH, solver.BASE_LR),
+        "side": (inputs.LSJ.ENABLED, inputs.LSJ.SIZE, inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST),
+        "copy-paste": inputs.COPY_PASTE.ENABLED,
+        "mode": cfg.MODEL.REUSE.MODE,
+        "drop-path": cfg.MODEL.TIMM.DROP_PATH_RATE,
+        "folder": Path(cfg.OUTPUT_DIR).name,
+    }
+    assert found == {
+        "set": images,
+        "iterations": iterations,
+        "batch": batch,
+        "rate": (batch, 0.02) if "stage2" in words else rate,
+        "side": (True, side, side, side),
+        "copy-paste": "copypaste" in words,
+        "mode": mode,
+        "drop-path": 0.2 if trained_b7 else 0.0,
+        "folder": path.stem,
+    }
+
+
+def drops(header, iterations, epoch):
+    """Iterations at which the header says that the rate drops."""
+    if after := re.search(r"drops after (\d+) and (\d+)", header):
+        return [int(number) * epoch for number in after.groups()]
+    if "drops at 90, 95 and 97.5 %" in header:
+        return [share * iterations for share in (0.9, 0.95, 0.975)]
+    assert "drops at 2/3 and 8/9" in header
+    return [share * iterations for share in (2 / 3, 8 / 9)]
+
+
+def bases_of(path):
+    """Whose keys it takes, the last one's first."""
+    bases = yaml.safe_load(path.read_text()).get("_BASE_", [])
+    return [
+        (path.parent / base).resolve() for base in ([bases] if isinstance(bases, str) else bases)
+    ]
+
+
+def depth(path):
+    return max((1 + depth(base) for base in bases_of(path)), default=0)
+
+
 @pytest.mark.parametrize("path", ALL, ids=ALL_IDS)
 def test_base_chains_are_short(path):
-    depth, current = 0, path
-    while base := yaml.safe_load(current.read_text()).get("_BASE_"):
-        current, depth = current.parent / base, depth + 1
-    assert depth <= (3 if stage_one(path) else 2)  # a second stage stands on its first
+    assert depth(path) <= (3 if stage_one(path) else 2)  # a second stage stands on its first
 
 
 def test_no_base_is_left_over():
-    used = {(p.parent / yaml.safe_load(p.read_text()).get("_BASE_", ".")).resolve() for p in ALL}
-    used |= {(p.parent / yaml.safe_load(p.read_text()).get("_BASE_", ".")).resolve() for p in BASES}
-    assert set(BASES) <= used
+    assert set(BASES) <= {base for path in [*ALL, *BASES] for base in bases_of(path)}
+
+
+def test_of_two_bases_the_last_one_counts():
+    """A trunk of Detectron2's in place of timm's."""
+    cfg = load_config(str(CONFIGS / "coco" / "rcnn_r101_nasfpn_frozen_72ep.yaml")).cfg
+    assert cfg.MODEL.TRUNK.NAME == "build_resnet_backbone"
+    assert cfg.MODEL.RESNETS.DEPTH == 101
+    assert cfg.MODEL.WEIGHTS.endswith("R-101.pkl")
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_STD) == ("BGR", [1.0, 1.0, 1.0])
+    assert cfg.MODEL.DECODER.NAME == "nasfpn"
 
 
 # One for each mechanism.
@@ -120,7 +199,7 @@ def stage_one(path):
     """The config whose result a second stage takes on; None for others."""
     own = yaml.safe_load(path.read_text())
     second = own.get("MODEL", {}).get("REUSE", {}).get("TRAIN_ONLY")
-    return path.parent / own["_BASE_"] if second else None
+    return bases_of(path)[0] if second else None
 
 
 def two_iterations(path, data, folder):

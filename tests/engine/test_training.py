@@ -12,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 from det_transfer import run_folder
-from det_transfer.engine import hooks, launch, precision
+from det_transfer.data import register_datasets
+from det_transfer.engine import detection, hooks, launch, precision
 from det_transfer.engine.detection import DetectionTrainer, prepare
 from det_transfer.engine.setup import setup
 from det_transfer.errors import UserError
@@ -358,6 +359,23 @@ def test_a_frozen_trunk_without_weights_is_asked_about(arguments):
     args.opts += ["DATASETS.TRAIN", ("tiny",), "MODEL.REUSE.MODE", "frozen"]
     with pytest.raises(UserError, match=r"MODEL\.WEIGHTS is empty: a frozen random trunk"):
         setup(args, prepare)
+
+
+def test_a_batch_too_small_for_batch_norm_is_warned_of_before_data_are_read(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    said = []
+
+    def reading(cfg):
+        assert "MODEL.FPN.NORM 'BN' takes its statistics over 2 images" in said[0]
+        return register_datasets(cfg)
+
+    monkeypatch.setattr(detection.logger, "warning", said.append)
+    monkeypatch.setattr(detection, "register_datasets", reading)
+    setup(arguments("MODEL.FPN.NORM", "BN"), prepare)
+    assert "takes its statistics" not in capsys.readouterr().out  # once is enough there
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert [line for line in log.splitlines() if "WARNING: MODEL.FPN.NORM 'BN' takes" in line]
 
 
 def test_a_resumed_run_keeps_what_its_first_part_recorded(train):

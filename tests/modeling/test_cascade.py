@@ -6,7 +6,7 @@ from detectron2.structures import pairwise_iou
 from small_detector import batch, build, gradients, losses
 
 from det_transfer.errors import UserError
-from det_transfer.modeling.roi_heads.cascade import ENSEMBLES
+from det_transfer.modeling.roi_heads.cascade import ENSEMBLES, TransferCascadeROIHeads
 
 MASKS = {"MODEL__MASK_ON": True}
 HEAD = "MODEL__ROI_BOX_CASCADE_HEAD__"
@@ -152,6 +152,31 @@ def test_masks_of_the_last_stage_train_where_an_image_has_no_object():
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"loss": "avg"}, "LOSS is 'avg'; it can be 'sum' or 'mean'"),
+        ({"ensemble": "x"}, "ENSEMBLE is 'x'; it can be 'probabilities' or 'logits'"),
+        ({"mask_proposals": "Last"}, "MASK_PROPOSALS is 'Last'; it can be 'first' or 'last'"),
+    ],
+)
+def test_mistakes_in_python_are_said_too(option, message):
+    made = build().roi_heads
+    parts = {
+        "box_in_features": made.box_in_features,
+        "box_pooler": made.box_pooler,
+        "box_heads": list(made.box_head),
+        "box_predictors": list(made.box_predictor),
+        "proposal_matchers": made.proposal_matchers,
+        "num_classes": 5,
+        "batch_size_per_image": 64,
+        "positive_fraction": 0.25,
+    }
+    assert TransferCascadeROIHeads(**parts, loss="mean").loss == "mean"
+    with pytest.raises(UserError, match=message):
+        TransferCascadeROIHeads(**parts, **option)
 
 
 def test_thresholds_of_the_copy_paste_recipe():

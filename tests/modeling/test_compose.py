@@ -123,7 +123,7 @@ def test_wrong_keys(wrong, message):
         build({**TIMM, **wrong})
 
 
-def test_the_authors_coarser_levels_have_norms():
+def test_coarser_levels_by_convolutions_have_norms():
     fpn = build(TIMM, MODEL__FPN__NORM="BN", MODEL__FPN__TOP_BLOCK="p6p7_of_p5").eval()
     with torch.no_grad():
         features = fpn(torch.rand(1, 3, 128, 128))

@@ -77,6 +77,7 @@ def test_parameters():
         ({"in_features": ["res7"]}, r"CONV_DECODER.IN_FEATURES \['res7'\]: the trunk gives"),
         ({"in_features": []}, "CONV_DECODER.IN_FEATURES"),
         ({"norm": "GN"}, "CONV_DECODER.CHANNELS is 8"),
+        ({"norm": "bn"}, "CONV_DECODER.NORM is 'bn'"),
         ({"top_block": "p9"}, "CONV_DECODER.TOP_BLOCK is 'p9'"),
     ],
 )

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, ShapeSpec
 from small_detector import batch, build, gradients, losses
 from torch import nn
 
 from det_transfer.errors import UserError
+from det_transfer.modeling import TransferBoxHead, TransferMaskHead, TransferRPNHead
 
 OURS = {
     "MODEL__RPN__HEAD_NAME": "TransferRPNHead",
@@ -119,11 +120,65 @@ def test_norms_in_box_and_mask_heads():
         ({"MODEL__RPN__NORM": "BN"}, "RPN.NORM 'BN' needs MODEL.RPN.HEAD_NAME TransferRPNHead"),
         ({"MODEL__ROI_BOX_HEAD__ACTIVATION": "swish"}, "needs MODEL.ROI_BOX_HEAD.NAME Transfer"),
         ({"MODEL__ROI_MASK_HEAD__ACTIVATION": "gelu"}, "is 'gelu'; it can be 'relu' or 'swish'"),
+        (
+            {**OURS, "MODEL__RPN__NORM": "GN", "MODEL__RPN__CONV_DIMS": [48, 32]},
+            "MODEL.RPN.CONV_DIMS is 48; under MODEL.RPN.NORM 'GN' it must be a multiple of 32",
+        ),
+        (
+            {**OURS, "MODEL__ROI_BOX_HEAD__NORM": "GN", "MODEL__ROI_BOX_HEAD__CONV_DIM": 48},
+            "ROI_BOX_HEAD.CONV_DIM is 48; under MODEL.ROI_BOX_HEAD.NORM 'GN'",
+        ),
+        (
+            {**OURS, "MODEL__ROI_BOX_HEAD__FC_NORM": "GN", "MODEL__ROI_BOX_HEAD__FC_DIM": 48},
+            "ROI_BOX_HEAD.FC_DIM is 48; under MODEL.ROI_BOX_HEAD.FC_NORM 'GN'",
+        ),
+        (
+            {**OURS, "MODEL__ROI_MASK_HEAD__NORM": "GN"},
+            "ROI_MASK_HEAD.CONV_DIM is 16; under MODEL.ROI_MASK_HEAD.NORM 'GN'",
+        ),
+        (
+            {**OURS, "MODEL__ROI_MASK_HEAD__DECONV_NORM": "GN"},
+            "ROI_MASK_HEAD.CONV_DIM is 16; under MODEL.ROI_MASK_HEAD.DECONV_NORM 'GN'",
+        ),
+        (
+            {"MODEL__DECODER__NAME": "nasfpn", "MODEL__NASFPN__DROP_CONNECT": 0.5},
+            "DROP_CONNECT 0.5 drops the branch of a bottleneck, and MODEL.NASFPN.BLOCK is 'plain'",
+        ),
     ],
 )
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"MODEL__ROI_MASK_HEAD__NORM": "GN"},  # of masks that are off
+        {"MODEL__ROI_BOX_HEAD__NORM": "GN", "MODEL__ROI_BOX_HEAD__CONV_DIM": 48},  # of no layer
+        {"MODEL__NASFPN__DROP_CONNECT": 0.5},  # of another decoder
+    ],
+)
+def test_what_is_not_in_use_is_not_refused(options):
+    build(**options)
+
+
+def test_mistakes_in_python_are_said_too():
+    shape = ShapeSpec(channels=8, height=4, width=4)
+    box = {"input_shape": shape, "conv_dims": [], "fc_dims": [48]}
+    mask = {"input_shape": shape, "num_classes": 2, "conv_dims": [48]}
+    rpn = {"in_channels": 8, "num_anchors": 3, "conv_dims": [-1]}
+    with pytest.raises(UserError, match="FC_NORM is 'bn'; it can be '' or 'BN'"):
+        TransferBoxHead(**box, fc_norm="bn")
+    with pytest.raises(UserError, match="FC_DIM is 48"):
+        TransferBoxHead(**box, fc_norm="GN")
+    with pytest.raises(UserError, match="CONV_DIM is 48"):
+        TransferMaskHead(**mask, deconv_norm="GN")
+    with pytest.raises(UserError, match="CONV_DIMS is 8"):
+        TransferRPNHead(**rpn, norm="GN")
+    for make, options in ((TransferBoxHead, box), (TransferMaskHead, mask), (TransferRPNHead, rpn)):
+        with pytest.raises(UserError, match="activation is 'gelu'; it can be 'relu' or 'swish'"):
+            make(**options, activation="gelu")
 
 
 RETINA = {

@@ -1,7 +1,9 @@
 """What heads ask for and the backbone has not is said before any data is read."""
 
+import contextlib
+
 import pytest
-from small_detector import config
+from small_detector import batch, build, config, gradients, losses
 
 from det_transfer.config import advice
 from det_transfer.errors import UserError
@@ -12,6 +14,84 @@ def test_a_sound_config_passes():
     check_levels(config())
     check_levels(config(MODEL__ANCHOR_GENERATOR__SIZES=[[32]]))
     check_levels(config(MODEL__BACKBONE__NAME="build_resnet_backbone", MODEL__RPN__IN_FEATURES=[]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {  # one level, as of a C4
+            "MODEL__DECODER__NAME": "conv",
+            "MODEL__RPN__IN_FEATURES": ["p4"],
+            "MODEL__ROI_HEADS__IN_FEATURES": ["p4"],
+            "MODEL__ANCHOR_GENERATOR__SIZES": [[24, 48, 96, 192]],
+        },
+        {  # the anchors of a level know nothing of the others
+            "MODEL__RPN__IN_FEATURES": ["p3", "p5"],
+            "MODEL__ANCHOR_GENERATOR__SIZES": [[24], [96]],
+        },
+        {
+            "MODEL__RPN__IN_FEATURES": ["p6", "p5", "p4", "p3"],
+            "MODEL__ANCHOR_GENERATOR__SIZES": [[192], [96], [48], [24]],
+        },
+        {"MODEL__ANCHOR_GENERATOR__SIZES": [24, 48, 96]},
+        {"MODEL__ROI_HEADS__IN_FEATURES": ["p5"]},
+        {
+            "MODEL__RPN__NORM": "GN",
+            "MODEL__RPN__HEAD_NAME": "TransferRPNHead",
+            "MODEL__RPN__CONV_DIMS": [32, -1],
+        },
+    ],
+)
+def test_what_detectron2_takes_is_not_refused(options):
+    check_levels(config(**options))
+    assert losses(build(**options), batch(**options))
+
+
+NASFPN = {"MODEL__DECODER__NAME": "nasfpn"}
+FINE = {
+    "MODEL__RPN__IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL__ANCHOR_GENERATOR__SIZES": [[24], [48], [96]],
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {**NASFPN, **FINE},
+            r"take \['p3', 'p4', 'p5'\], .* 6 trained .* take more of \['p6', 'p7'\]",
+        ),
+        (NASFPN, ""),  # p6 is made of p7
+        ({**NASFPN, "MODEL__REUSE__MODE": "frozen", "MODEL__REUSE__FAST": True}, ""),
+        (
+            {**NASFPN, **FINE, "MODEL__REUSE__TRAIN_ONLY": [".*cls_score"], "MODEL__WEIGHTS": "x"},
+            "",
+        ),
+        (FINE, ""),  # the FPN's p6 is pooled
+        ({**FINE, "MODEL__FPN__TOP_BLOCK": "p6"}, r"top_block\.convs\.0\.weight and on"),
+        ({"MODEL__TIMM__OUT_FEATURES": ["res2", "res3", "res4", "res5"]}, ""),
+        (
+            {
+                **FINE,
+                "MODEL__DECODER__NAME": "conv",
+                "MODEL__RPN__IN_FEATURES": ["p4"],
+                "MODEL__ROI_HEADS__IN_FEATURES": ["p4"],
+                "MODEL__ANCHOR_GENERATOR__SIZES": [[24]],
+            },
+            r"bottom_up\.net\..* and on",  # the trunk's res5
+        ),
+    ],
+)
+def test_several_processes_would_wait_for_what_no_head_needs(options, said):
+    check_levels(config(**options))
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        check_levels(config(**options), processes=2)
+
+
+def test_what_is_said_to_be_needed_gets_gradients():
+    model = build(**NASFPN)
+    found = gradients(model, batch(**NASFPN))
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +113,36 @@ def test_a_sound_config_passes():
             "RETINANET.IN_FEATURES",
         ),
         ({"MODEL__NASFPN__NORM": "GN", "MODEL__DECODER__NAME": "nasfpn"}, "multiple of 32"),
+        (
+            {"MODEL__ROI_HEADS__IN_FEATURES": ["p3", "p5"]},
+            r"ROI_HEADS.IN_FEATURES \['p3', 'p5'\] have strides \[8, 32\]; each must be twice",
+        ),
+        ({"MODEL__ROI_HEADS__IN_FEATURES": ["p5", "p4", "p3"]}, "fine to coarse"),
+        (
+            {"MODEL__RPN__IN_FEATURES": ["p6", "p5", "p4", "p3"]},
+            "coarser levels have smaller anchors; list both fine to coarse",
+        ),
+        (
+            {"MODEL__ANCHOR_GENERATOR__SIZES": [[24], [48, 50], [96], [192]]},
+            r"make \[3, 6, 3, 3\] anchors",
+        ),
+        (
+            {"MODEL__ANCHOR_GENERATOR__ASPECT_RATIOS": [[1.0], [1.0, 2.0], [1.0], [1.0]]},
+            r"make \[1, 2, 1, 1\] anchors",
+        ),
+        ({"MODEL__ANCHOR_GENERATOR__ASPECT_RATIOS": []}, "ASPECT_RATIOS has 0 lists"),
+        (
+            {"MODEL__RPN__NORM": "GN", "MODEL__RPN__HEAD_NAME": "TransferRPNHead"},
+            "channels of MODEL.RPN.IN_FEATURES is 16; under MODEL.RPN.NORM 'GN'",
+        ),
+        (
+            {
+                "MODEL__META_ARCHITECTURE": "RetinaNet",
+                "MODEL__RETINANET__IN_FEATURES": ["p3", "p4", "p5", "p6"],
+                "MODEL__RETINANET__NORM": "GN",
+            },
+            "channels of MODEL.RETINANET.IN_FEATURES is 16",
+        ),
     ],
 )
 def test_mistakes(options, message):
@@ -60,10 +170,23 @@ def test_batches_too_small_for_batch_norm(norm, batch, processes, said):
     assert not said or ("MODEL.FPN.NORM" in lines[0] and "'GN'" in lines[0])
 
 
+OUR_HEADS = {
+    "MODEL__ROI_BOX_HEAD__NAME": "TransferBoxHead",
+    "MODEL__ROI_MASK_HEAD__NAME": "TransferMaskHead",
+}
+
+
 def test_only_of_parts_in_use_and_by_parts_of_the_batch():
     unused = {"MODEL__NASFPN__NORM": "BN", "MODEL__ROI_MASK_HEAD__NORM": "BN"}
     assert advice(config(**unused, SOLVER__IMS_PER_BATCH=2), 1) == []
     assert len(advice(config(**unused, SOLVER__IMS_PER_BATCH=2, MODEL__MASK_ON=True), 1)) == 1
+    masks = {"MODEL__MASK_ON": True, "SOLVER__IMS_PER_BATCH": 2, **OUR_HEADS}
+    vectors = config(MODEL__ROI_BOX_HEAD__FC_NORM="BN", **masks)
+    assert "MODEL.ROI_BOX_HEAD.FC_NORM 'BN'" in advice(vectors, 1)[0]
+    deconvolution = config(MODEL__ROI_MASK_HEAD__DECONV_NORM="BN", **masks)
+    assert "MODEL.ROI_MASK_HEAD.DECONV_NORM 'BN'" in advice(deconvolution, 1)[0]
+    without_convolutions = config(MODEL__ROI_BOX_HEAD__NORM="BN", **masks)
+    assert advice(without_convolutions, 1) == []
     accumulated = config(
         MODEL__RPN__NORM="BN",
         MODEL__RPN__HEAD_NAME="TransferRPNHead",

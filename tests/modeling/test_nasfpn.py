@@ -2,6 +2,7 @@
 
 import math
 
+import nasfpn as benchmark
 import pytest
 import torch
 from made_up_trunk import MadeUpTrunk, features
@@ -242,11 +243,34 @@ def test_in_bf16_and_channels_last():
         ({"in_features": ["res3", "res5"]}, "without a gap"),
         ({"in_features": []}, "MODEL.NASFPN.IN_FEATURES"),
         ({"norm": "GN", "channels": 48}, "MODEL.NASFPN.CHANNELS is 48; .* multiple of 32"),
+        ({"norm": "bn"}, "MODEL.NASFPN.NORM is 'bn'; it can be '' or 'BN'"),
+        ({"activation": "gelu"}, "MODEL.NASFPN.ACTIVATION is 'gelu'; it can be 'relu' or 'swish'"),
+        ({"block": "x"}, "MODEL.NASFPN.BLOCK is 'x'; it can be 'plain' or 'bottleneck'"),
     ],
 )
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("norm", [None, ""])
+def test_without_a_norm_convolutions_have_a_bias(norm):
+    convs = [m for m in make(norm=norm).modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(conv.bias is not None and conv.norm is None for conv in convs)
+
+
+def test_what_it_is_measured_against_computes_the_same():
+    """The table with a module for each operation, of tools/benchmarks/nasfpn.py."""
+    torch.manual_seed(0)
+    theirs = benchmark.Transcribed(16, 2)
+    ours = NASFPN(benchmark.Given(), in_features=list(benchmark.CHANNELS), channels=16, repeats=2)
+    ours.load_state_dict(
+        dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))  # in one order
+    )
+    inputs = features(256, 384, benchmark.CHANNELS)  # a multiple of 128: theirs has no other
+    a, b = ours(inputs), theirs(inputs)
+    for name, x in a.items():
+        torch.testing.assert_close(x, b[name], rtol=1e-4, atol=2e-5)
 
 
 def test_on_a_real_trunk():

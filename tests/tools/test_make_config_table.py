@@ -36,6 +36,17 @@ def test_parameters(name):
     assert entry["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("name", table.PAPERS_MILLIONS)
+def test_counts_against_the_papers_are_of_the_papers_classes(name):
+    entry = read_json(table.NUMBERS)[f"configs/{name}.yaml"]
+    # Ten classes more are as many rows, over features of 1,024: of three stages for the classes,
+    # or of one and four coordinates for each class; and over 256 for masks.
+    more = 10 * (1024 + 1) * (3 if "cascade" in name else 5)
+    more += 10 * (256 + 1) if "mask" in name else 0
+    for what in ("parameters", "trained"):
+        assert entry["with_papers_classes"][what] == entry[what] + more
+
+
 def test_operations_go_with_the_area(monkeypatch):
     opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "5"]
     cfg = load_config(str(table.CONFIGS / "quickstart.yaml"), opts).cfg

@@ -13,8 +13,9 @@ from detectron2.modeling import Backbone
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
+from ..norms import check_norm
 from . import decoder
-from .decoder import check_norm, trunk_levels
+from .decoder import trunk_levels
 
 __all__ = ["ConvDecoder"]
 
@@ -48,7 +49,7 @@ class ConvDecoder(Backbone):
         super().__init__()
         key = "MODEL.CONV_DECODER"
         shapes = trunk_levels(bottom_up, in_features, f"{key}.IN_FEATURES")
-        check_norm(norm, channels, f"{key}.CHANNELS")
+        check_norm(norm, channels, f"{key}.CHANNELS", f"{key}.NORM")
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         for level, shape in shapes.items():
@@ -103,7 +104,7 @@ def _convs(in_channels: int, channels: int, number: int, norm: str) -> nn.Sequen
             channels,
             kernel_size=3,
             padding=1,
-            bias=norm == "",
+            bias=not norm,
             norm=get_norm(norm, channels),
             activation=nn.ReLU(inplace=True) if k < number - 1 else None,
         )

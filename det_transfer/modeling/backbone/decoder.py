@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 
-__all__ = ["TOP_BLOCKS", "check_norm", "level_of", "top_block", "trunk_levels"]
+__all__ = ["TOP_BLOCKS", "level_of", "top_block", "trunk_levels"]
 
 TOP_BLOCKS = ("maxpool", "p6", "p6p7", "p6p7_of_p5", "")
 
@@ -52,13 +52,13 @@ def top_block(
         coarsest: the trunk's feature of the decoder's coarsest level, and its shape
         channels: of the decoder's features
         key: of the config, for errors
-        norm: of the decoder, which the authors' levels have too
+        norm: of the decoder, which the levels of "p6" and "p6p7_of_p5" have too
     """
     if name == "maxpool":  # Source: Lin et al. 2017 (FPN), section 4.1, footnote on P6
         block = LastLevelMaxPool()
         block.in_feature = f"p{level_of(shape.stride)}"  # Detectron2 takes p5 for granted
         return block
-    if name in ("p6", "p6p7_of_p5"):  # Source: official/vision/modeling/decoders/fpn.py
+    if name in ("p6", "p6p7_of_p5"):
         count = 1 if name == "p6" else 2
         return _StridedConvs(level_of(shape.stride), channels, count, norm)
     if name == "p6p7":  # Source: Lin et al. 2017 (RetinaNet), section 4
@@ -71,7 +71,9 @@ def top_block(
 class _StridedConvs(nn.Module):
     """Levels by convolutions of stride 2, each on the one below and a ReLU between two.
 
-    Each has a norm of its own, behind which the next one does not look.
+    Each has a norm of its own, behind which the next one does not look. The first looks at the
+    decoder's coarsest level as it comes out, with its norm; the authors' looks before it. Source:
+    official/vision/modeling/decoders/fpn.py, but for that.
     """
 
     def __init__(self, level: int, channels: int, count: int, norm: str):
@@ -92,9 +94,3 @@ class _StridedConvs(nn.Module):
             features = conv(features.relu() if number else features)
             outputs.append(norm(features))
         return outputs
-
-
-def check_norm(norm: str, channels: int, key: str) -> None:
-    """Refuse channels that Detectron2's GroupNorm, of 32 groups, cannot take."""
-    if norm == "GN" and channels % 32:
-        raise UserError(f"{key} is {channels}; under NORM 'GN' it must be a multiple of 32")

@@ -3,7 +3,8 @@
 from detectron2.config import CfgNode
 from detectron2.modeling import FPN, Backbone
 
-from .decoder import check_norm, top_block, trunk_levels
+from ..norms import check_norm
+from .decoder import top_block, trunk_levels
 
 __all__ = ["build_fpn"]
 
@@ -17,7 +18,7 @@ def build_fpn(cfg: CfgNode, trunk: Backbone) -> FPN:
     options = cfg.MODEL.FPN
     in_features = options.IN_FEATURES
     shapes = trunk_levels(trunk, in_features, "MODEL.FPN.IN_FEATURES")
-    check_norm(options.NORM, options.OUT_CHANNELS, "MODEL.FPN.OUT_CHANNELS")
+    check_norm(options.NORM, options.OUT_CHANNELS, "MODEL.FPN.OUT_CHANNELS", "MODEL.FPN.NORM")
     coarsest = shapes[max(shapes)]
     fpn = FPN(
         bottom_up=trunk,

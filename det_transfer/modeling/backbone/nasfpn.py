@@ -19,9 +19,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UserError
+from ...errors import UserError, choice_problems, raise_all
 from ..activations import ACTIVATIONS
-from .decoder import check_norm, trunk_levels
+from ..norms import check_norm
+from .decoder import trunk_levels
 
 __all__ = ["BLOCKS", "CELL", "LEVELS", "NASFPN", "Merge", "attention", "wiring"]
 
@@ -98,7 +99,8 @@ class NASFPN(Backbone):
         drop_connect: rate at which the bottleneck's branch is dropped in training, per image
 
     Raises:
-        UserError: features that the trunk does not have or that do not begin at stride 8
+        UserError: features that the trunk does not have or that do not begin at stride 8; an
+            unknown norm, activation or block
     """
 
     @configurable
@@ -123,7 +125,13 @@ class NASFPN(Backbone):
                 f"MODEL.NASFPN.IN_FEATURES {list(in_features)} have strides {strides}; NAS-FPN "
                 "begins at stride 8 (res3) and ends at 128"
             )
-        check_norm(norm, channels, "MODEL.NASFPN.CHANNELS")
+        raise_all(
+            [
+                *choice_problems("MODEL.NASFPN.ACTIVATION", activation, ACTIVATIONS),
+                *choice_problems("MODEL.NASFPN.BLOCK", block, BLOCKS),
+            ]
+        )
+        check_norm(norm, channels, "MODEL.NASFPN.CHANNELS", "MODEL.NASFPN.NORM")
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         for level, shape in shapes.items():
@@ -273,7 +281,7 @@ def _conv(in_channels: int, channels: int, norm: str, *, kernel_size: int, **opt
         channels,
         kernel_size=kernel_size,
         padding=kernel_size // 2,
-        bias=norm == "",
+        bias=not norm,
         norm=get_norm(norm, channels),
         **options,
     )

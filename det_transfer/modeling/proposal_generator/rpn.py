@@ -6,6 +6,7 @@ from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY, StandardRP
 from torch import Tensor, nn
 
 from ..activations import set_activation
+from ..norms import check_norm
 
 __all__ = ["TransferRPNHead"]
 
@@ -23,12 +24,17 @@ class TransferRPNHead(StandardRPNHead):
         norm: after each convolution, of Detectron2's ``get_norm``
         activation: a key of :data:`det_transfer.modeling.activations.ACTIVATIONS`
         levels: of the features
+
+    Raises:
+        UserError: an unknown norm or activation, or one that cannot take the channels
     """
 
     @configurable
     def __init__(self, *, norm: str = "", activation: str = "relu", levels: int = 1, **kwargs):
         super().__init__(**kwargs)
         set_activation(self, activation)
+        for conv in self._convolutions():
+            check_norm(norm, conv.out_channels, "MODEL.RPN.CONV_DIMS", "MODEL.RPN.NORM")
         if norm:
             self.norms = nn.ModuleList(
                 nn.ModuleList(get_norm(norm, conv.out_channels) for conv in self._convolutions())

@@ -17,6 +17,8 @@ from detectron2.structures import ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ...errors import choice_problems, raise_all
+
 __all__ = ["ENSEMBLES", "TransferCascadeROIHeads"]
 
 Features = dict[str, Tensor]
@@ -48,6 +50,9 @@ ENSEMBLES: dict[str, Callable[[list[_Stage]], list[Tensor]]] = {
     "probabilities": _mean_probabilities,
     "logits": _mean_logits,
 }
+_LOSSES = ("sum", "mean")
+_MASK_PROPOSALS = ("first", "last")
+_KEY = "MODEL.ROI_BOX_CASCADE_HEAD"
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -62,6 +67,9 @@ class TransferCascadeROIHeads(CascadeROIHeads):
             the stages are averaged
         mask_proposals: masks (and keypoints) are trained on the foreground among the proposals of
             the "first" stage (Detectron2) or of the "last" (the authors)
+
+    Raises:
+        UserError: any other word
     """
 
     @configurable
@@ -76,6 +84,13 @@ class TransferCascadeROIHeads(CascadeROIHeads):
         **kwargs,
     ):
         super().__init__(box_in_features=box_in_features, box_pooler=box_pooler, **kwargs)
+        raise_all(
+            [
+                *choice_problems(f"{_KEY}.LOSS", loss, _LOSSES),
+                *choice_problems(f"{_KEY}.ENSEMBLE", ensemble, ENSEMBLES),
+                *choice_problems(f"{_KEY}.MASK_PROPOSALS", mask_proposals, _MASK_PROPOSALS),
+            ]
+        )
         self.loss = loss
         self.ensemble = ensemble
         self.mask_proposals = mask_proposals

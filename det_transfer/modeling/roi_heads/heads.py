@@ -11,6 +11,7 @@ from detectron2.modeling.roi_heads import (
 from torch import Tensor, nn
 
 from ..activations import set_activation
+from ..norms import check_norm
 
 __all__ = ["TransferBoxHead", "TransferMaskHead"]
 
@@ -23,6 +24,9 @@ class TransferBoxHead(FastRCNNConvFCHead):
         activation: a key of :data:`det_transfer.modeling.activations.ACTIVATIONS`
         fc_norm: after each fully connected layer, of Detectron2's ``get_norm``. Source:
             official/vision/modeling/heads/instance_heads.py (DetectionHead, _fc_norms)
+
+    Raises:
+        UserError: an unknown norm or activation, or one that cannot take the channels
     """
 
     @configurable
@@ -31,7 +35,9 @@ class TransferBoxHead(FastRCNNConvFCHead):
     ):
         super().__init__(input_shape, **kwargs)
         if fc_norm:
+            key = "MODEL.ROI_BOX_HEAD"
             for number, fc in enumerate(self.fcs, start=1):
+                check_norm(fc_norm, fc.out_features, f"{key}.FC_DIM", f"{key}.FC_NORM")
                 norm = _VectorNorm(fc_norm, fc.out_features)
                 _insert_after(self, f"fc{number}", f"fc_norm{number}", norm)
         set_activation(self, activation)
@@ -51,6 +57,9 @@ class TransferMaskHead(MaskRCNNConvUpsampleHead):
         activation: a key of :data:`det_transfer.modeling.activations.ACTIVATIONS`
         deconv_norm: after the deconvolution, of Detectron2's ``get_norm``. Source:
             official/vision/modeling/heads/instance_heads.py (MaskHead, _deconv_bn)
+
+    Raises:
+        UserError: an unknown norm or activation, or one that cannot take the channels
     """
 
     @configurable
@@ -59,7 +68,9 @@ class TransferMaskHead(MaskRCNNConvUpsampleHead):
     ):
         super().__init__(input_shape, **kwargs)
         if deconv_norm:
-            norm = get_norm(deconv_norm, self.deconv.out_channels)
+            key, channels = "MODEL.ROI_MASK_HEAD", self.deconv.out_channels
+            check_norm(deconv_norm, channels, f"{key}.CONV_DIM", f"{key}.DECONV_NORM")
+            norm = get_norm(deconv_norm, channels)
             _insert_after(self, "deconv", "deconv_norm", norm)
         set_activation(self, activation)
 

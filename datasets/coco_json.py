@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from det_transfer.errors import UserError, nearest, raise_all
+from det_transfer.errors import UserError, machine_fault, nearest, raise_all
 from det_transfer.run_folder import replacing
 
 __all__ = [
@@ -53,7 +53,7 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.size[::-1] if turned else image.size
     except FileNotFoundError:
         raise ValueError("the image does not exist") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise ValueError(f"the image cannot be read: {error}") from None
 
 
@@ -292,11 +292,13 @@ def _draw(file_name: str) -> float:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write compact json, whole or not at all. Raises: UserError: the disk does not take it."""
+    """Write compact json, whole or not at all. Raises: UserError: it may not be written there."""
     try:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
     except OSError as error:
+        if machine_fault(error):
+            raise
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 

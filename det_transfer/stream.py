@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .errors import UserError
+from .errors import UserError, machine_fault
 
 __all__ = ["PositionedBatches", "PositionedDataset", "TrainLoader", "as_list", "seeded"]
 
@@ -98,6 +98,8 @@ class PositionedDataset(Dataset):
         except UserError:
             raise
         except self.broken as error:
+            if machine_fault(error):  # no fault of the image
+                raise
             self._skip(index, _what_failed(record, error), error)
             return None
 

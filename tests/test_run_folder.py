@@ -1,7 +1,11 @@
 """The run folder's files: streamed predictions come back equal, and nothing is half written."""
 
 import contextlib
+import errno
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +81,58 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         run_folder.write_json(path, {"ap": object()})
     assert run_folder.read_json(path) == {"ap": 1.0}
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_what_has_to_last_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """A power cut cannot be tried here: the calls can, and their order."""
+    calls = []
+
+    def fsync(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        calls.append((path.name, path.stat().st_size if path.is_file() else "folder"))
+
+    rename = os.replace
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("renamed"), rename(a, b)))
+    with run_folder.replacing(tmp_path / "page.html") as temporary:
+        temporary.write_text("page")
+    assert calls == ["renamed"]
+    calls.clear()
+    with run_folder.replacing(tmp_path / "last_checkpoint", lasting=True) as temporary:
+        temporary.write_text("model_final.pth")
+    assert calls == [(temporary.name, 15), "renamed", (tmp_path.name, "folder")]
+    calls.clear()
+    run_folder.write_json(tmp_path / "run.json", {})
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_drives_that_cannot_be_told_to_write(tmp_path, monkeypatch, number, fails):
+    def fsync(descriptor):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="no") if fails else contextlib.nullcontext():
+        run_folder.write_json(tmp_path / "run.json", {})
+    assert [p.name for p in tmp_path.iterdir()] == ([] if fails else ["run.json"])
+
+
+def test_leftovers_of_dead_processes_alone(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead = [tmp_path / f".model_0000003.pth.{ended.pid}.tmp"]
+    dead.append(tmp_path / f"eval/val/predictions/.part-0.npz.{ended.pid}.tmp")
+    dead.append(tmp_path / f".run.json.{os.getpid()}.tmp")  # of another process of this number
+    others = [".model_0000005.pth.1.tmp", "model.pth", f"notes.{ended.pid}.tmp", ".mine.tmp"]
+    living = [tmp_path / name for name in others]
+    living.append(tmp_path / f".run.json.{10**30}.tmp")
+    for path in (*dead, *living):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert run_folder.remove_leftovers(tmp_path) == sorted(dead)
+    assert not any(path.exists() for path in dead)
+    assert all(path.exists() for path in living)
+    assert run_folder.remove_leftovers(tmp_path / "nowhere") == []
 
 
 def test_nan_becomes_null(tmp_path):

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from det_transfer import run_folder
 from det_transfer.config import load_config
 from det_transfer.data.mapper import BROKEN
-from det_transfer.engine.checkpoint import TransferCheckpointer
+from det_transfer.engine.checkpoint import TransferCheckpointer, last_checkpoint
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.engine.launch import run
 from det_transfer.engine.progress import watched
@@ -159,12 +159,11 @@ def trunk_before(cfg: CfgNode) -> tuple[nn.Module, str]:
 
 
 def trunk_after(cfg: CfgNode, folder: Path, name: str) -> nn.Module:
-    last = folder / "last_checkpoint"
-    name = name or (last.read_text().strip() if last.is_file() else "model_final.pth")
-    if not (folder / name).is_file():
-        raise UserError(f"{folder} has no checkpoint {name}")
+    path = folder / name if name else last_checkpoint(folder) or folder / "model_final.pth"
+    if not path.is_file():
+        raise UserError(f"{folder} has no checkpoint {path.name}")
     model = DetectionTrainer.build_model(cfg)
-    TransferCheckpointer(model, cfg=cfg).load_detector(str(folder / name))
+    TransferCheckpointer(model, cfg=cfg).load_detector(str(path))
     return trunk_of(model).eval()
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from ..engine.checkpoint import last_checkpoint, offering_the_one_before
 from ..errors import UserError
 from ..reuse import freeze, read_checkpoint
 from ..stream import seeded
@@ -59,10 +59,11 @@ def build_classifier(cfg: CfgNode) -> ImageClassifier:
         UserError: the checkpoint is of another network, or what is asked for does not fit
     """
     tasks = Tasks(cfg)
-    last = _last_checkpoint(cfg.OUTPUT_DIR)
+    last = last_checkpoint(cfg.OUTPUT_DIR)
     if last:
-        model = build_described(cfg, last)
-        _check_resumed(model.architecture, cfg, last)
+        with offering_the_one_before(last):
+            model = build_described(cfg, str(last))
+        _check_resumed(model.architecture, cfg, str(last))
         return _scoped(model, cfg, tasks)
     if Transfer.from_config(cfg):
         return _scoped(_new_model(cfg, _only_task(cfg, tasks)), cfg, tasks)
@@ -313,8 +314,3 @@ def _options(cfg: CfgNode) -> dict[str, Any]:
         found |= {"width": options.COMPACT_WIDTH, "stride": options.COMPACT_STRIDE}
         found |= {"norm": True} if options.COMPACT_NORM else {}  # older checkpoints do not name it
     return found
-
-
-def _last_checkpoint(folder: str) -> str:
-    tag = Path(folder) / "last_checkpoint"
-    return os.path.join(folder, tag.read_text().strip()) if tag.is_file() else ""

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..config import load_config
-from ..engine.checkpoint import TransferCheckpointer
+from ..engine.checkpoint import TransferCheckpointer, last_checkpoint
 from ..errors import UserError
 from ..reuse import Weights, frozen_tensors, is_frozen
 from ..run_folder import CONFIG
@@ -167,10 +167,9 @@ def load_run(folder: Path) -> tuple[CfgNode, ImageClassifier]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is no run folder: it has no {CONFIG}")
     cfg = load_config(str(folder / CONFIG)).cfg
-    tag = folder / "last_checkpoint"
-    if not tag.is_file():
+    source = str(last_checkpoint(folder) or "")
+    if not source:
         raise UserError(f"{folder} has no checkpoint yet")
-    source = str(folder / tag.read_text().strip())
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     model = build_described(cfg, source).to(cfg.MODEL.DEVICE)

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from ..errors import UserError
+from ..errors import UserError, machine_fault
 from ..stream import PositionedBatches, PositionedDataset, TrainLoader, seeded
 from .catalog import content_of
 from .mapper import BROKEN, TransferDatasetMapper
@@ -121,6 +121,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         try:
             return mapper(record)
         except BROKEN as error:
+            if machine_fault(error):
+                raise
             raise UserError(
                 f"{record.get('file_name')}: {type(error).__name__}: {error}"
             ) from error

@@ -6,6 +6,7 @@ written; and the json of a large dataset takes longer to read than the first hun
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
@@ -14,9 +15,10 @@ import pickle
 import shutil
 import tempfile
 import traceback
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,6 +42,26 @@ Read = Callable[[], tuple[Dicts, Any]]
 KEPT_FROM = 20_000_000
 
 _OUTLINED = ("file_name", "image_id", "height", "width")
+
+# What is kept may lie in a folder of many users: of pickles there, classes of data alone are made.
+_KEPT_CLASSES = {
+    ("detectron2.structures.boxes", "BoxMode"),
+    ("det_transfer.data.checks.annotations", "AnnotationCheck"),
+    ("det_transfer.data.checks.findings", "Finding"),
+}
+# What a damaged or foreign entry raises when it is loaded.
+_BROKEN = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class Records(Dataset):
@@ -67,7 +89,69 @@ class Records(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = self.ends[index - 1] if index else 0
-        return pickle.loads(memoryview(self.block[start : self.ends[index]]))
+        return self._unpickled(index, memoryview(self.block[start : self.ends[index]]))
+
+    def _unpickled(self, index: int, data: memoryview) -> dict[str, Any]:
+        return pickle.loads(data)
+
+
+class _KeptRecords(Records):
+    """Records of an entry of the cache, each held to its checksum when it is asked for.
+
+    Args:
+        sums: (N,) uint32, the crc32 of each dict's bytes
+        entry: the folder, for an error
+    """
+
+    def __init__(
+        self,
+        block: NDArray[np.uint8],
+        ends: NDArray[np.int64],
+        sums: NDArray[np.uint32],
+        entry: Path,
+    ):
+        super().__init__(block, ends)
+        self._sums, self._entry = sums, entry
+
+    def _unpickled(self, index: int, data: memoryview) -> dict[str, Any]:
+        """Raises: UserError: it is not what was written"""
+        if zlib.crc32(data) != self._sums[index]:
+            raise _damaged(self._entry, f"image {index} is not what was written")
+        return _plain_of(self._entry, data)
+
+    @staticmethod
+    def sums_of(records: Records) -> NDArray[np.uint32]:
+        ends = records.ends.tolist()
+        starts = [0, *ends[:-1]] if ends else []
+        parts = (records.block[a:b] for a, b in zip(starts, ends, strict=True))
+        return np.array([zlib.crc32(part) for part in parts], dtype=np.uint32)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _KEPT_CLASSES:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _plain(data: bytes | memoryview) -> Any:
+    """What was pickled, of plain values and `_KEPT_CLASSES`. Raises: pickle.UnpicklingError"""
+    return _PlainUnpickler(io.BytesIO(data)).load()
+
+
+def _plain_of(entry: Path, data: memoryview) -> Any:
+    """As `_plain`, when the run goes on already. Raises: UserError"""
+    try:
+        return _plain(data)
+    except _BROKEN as error:
+        raise _damaged(entry, str(error)) from error
+
+
+def _damaged(entry: Path, how: str) -> UserError:
+    return UserError(
+        f"{entry} is damaged: {how}; delete the folder, and the next start makes it anew "
+        "(DATASETS.CACHE_DIR)"
+    )
 
 
 def outline_of(dicts: Sequence[dict[str, Any]]) -> Dicts:
@@ -102,6 +186,7 @@ class Content:
     records: Records
     facts: Any
     _outline: NDArray[np.uint8]
+    _unpickled: Callable[[memoryview], Any] = pickle.loads
 
     @classmethod
     def of(cls, dicts: Dicts, facts: Any = None) -> "Content":
@@ -111,23 +196,44 @@ class Content:
     @property
     def outline(self) -> Dicts:
         """See :func:`outline_of`; made anew."""
-        return pickle.loads(memoryview(self._outline))
+        return self._unpickled(memoryview(self._outline))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> dict[str, list[int]]:
+        """Write it into a folder; returns what :meth:`load` holds the files to."""
         np.save(folder / "records.npy", self.records.block)
         np.save(folder / "ends.npy", self.records.ends)
+        np.save(folder / "sums.npy", _KeptRecords.sums_of(self.records))
         np.save(folder / "outline.npy", self._outline)
-        (folder / "facts.pickle").write_bytes(pickle.dumps(self.facts))
+        np.save(folder / "facts.npy", np.frombuffer(pickle.dumps(self.facts), dtype=np.uint8))
+        return {path.name: _sum_of(path) for path in sorted(folder.iterdir())}
 
     @classmethod
-    def load(cls, folder: Path) -> "Content":
-        """Map it into memory, read-only."""
-        block, ends, outline = (
+    def load(cls, folder: Path, written: dict[str, list[int]]) -> "Content":
+        """Map it into memory, read-only.
+
+        The records, most of it, are held to their sums one by one when they are asked for.
+
+        Args:
+            written: what :meth:`save` gave
+        Raises:
+            one of `_BROKEN`: the files are not those that were written, or are no data alone
+        """
+        for name, expected in written.items():
+            if _sum_of(folder / name) != expected:
+                raise ValueError(f"{name} is not what was written")
+        block, ends, sums, outline, facts = (
             np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
-            for name in ("records", "ends", "outline")
+            for name in ("records", "ends", "sums", "outline", "facts")
         )
-        facts = pickle.loads((folder / "facts.pickle").read_bytes())
-        return cls(Records(block, ends), facts, outline)
+        records = _KeptRecords(block, ends, sums, folder)
+        return cls(records, _plain(memoryview(facts)), outline, partial(_plain_of, folder))
+
+
+def _sum_of(path: Path) -> list[int]:
+    """Size in bytes and crc32 of a file of an entry; of the records, as large as they are, of none
+    of their bytes."""
+    content = b"" if path.name == "records.npy" else path.read_bytes()
+    return [path.stat().st_size, zlib.crc32(content)]
 
 
 def content_of_file(
@@ -136,8 +242,8 @@ def content_of_file(
     """What `read` makes of a json: from the cache, or by reading it in a process of its own.
 
     That process takes the memory that reading needs with it. What was kept is good as long as the
-    json, the folders of the images and the code that read them are unchanged; where nothing can be
-    written, nothing is kept.
+    json, the folders of the images and the code that read them are unchanged; what is damaged is
+    made anew. Where nothing can be written, nothing is kept.
 
     Args:
         read: gives dataset dicts, and facts that can be pickled
@@ -154,10 +260,13 @@ def content_of_file(
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(entry)):  # of all processes on all machines that see the folder
-            if not _is_good(entry, path):
-                logger.info("reading %s; the next start will be faster by %s", path, entry)
-                _in_a_process_of_its_own(lambda: _keep(entry, path, read))
-            return Content.load(entry)
+            if content := _kept(entry, path):
+                return content
+            logger.info("reading %s; the next start will be faster by %s", path, entry)
+            _in_a_process_of_its_own(lambda: _keep(entry, path, read))
+            if content := _kept(entry, path):
+                return content
+            raise OSError(f"{entry} cannot be read")
     except OSError as error:
         logger.warning("%s is read anew at each start: %s (DATASETS.CACHE_DIR)", path, error)
         return Content.of(*read())
@@ -168,17 +277,29 @@ def _keep(entry: Path, json_file: str, read: Read) -> None:
     dicts, facts = read()
     folders = sorted({os.path.dirname(record["file_name"]) for record in dicts})
     with tempfile.TemporaryDirectory(dir=entry.parent, ignore_cleanup_errors=True) as made:
-        Content.of(dicts, facts).save(Path(made))
-        state = {"code": _code(), "files": {**before, **_state(folders)}}
+        written = Content.of(dicts, facts).save(Path(made))
+        state = {"code": _code(), "files": {**before, **_state(folders)}, "written": written}
         (Path(made) / "state.json").write_text(json.dumps(state))
         shutil.rmtree(entry, ignore_errors=True)
         os.rename(made, entry)
 
 
-def _is_good(entry: Path, json_file: str) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        state = json.loads((entry / "state.json").read_text())
-        return state["code"] == _code() and state["files"] == _state(state["files"])
+def _kept(entry: Path, json_file: str) -> Content | None:
+    """What an entry holds; None where there is none, it is of before a change, or is damaged."""
+    path = entry / "state.json"
+    try:
+        state = json.loads(path.read_text()) if path.exists() else {"code": ""}
+        if state["code"] != _code() or not _is_current(state["files"]):
+            return None
+        return Content.load(entry, state["written"])
+    except _BROKEN as error:
+        logger.warning("%s, kept of %s, is damaged: %s", entry, json_file, error)
+        return None
+
+
+def _is_current(files: dict[str, list[int]]) -> bool:
+    with contextlib.suppress(OSError):  # of those that are gone
+        return files == _state(files)
     return False
 
 

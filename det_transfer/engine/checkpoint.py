@@ -4,8 +4,10 @@ A source is either a whole detector (a checkpoint of ours or of Detectron2) or t
 trunk alone (timm, torchvision, a package, a local file); which of the two is seen from its keys.
 """
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,12 @@ from ..reuse.files import BrokenFileError
 from ..reuse.slim import check_frozen, frozen_entry, is_slim, split, write_checkpoint, write_frozen
 from ..run_folder import replacing
 
-__all__ = ["TransferCheckpointer", "find_checkpoint"]
+__all__ = [
+    "TransferCheckpointer",
+    "find_checkpoint",
+    "last_checkpoint",
+    "offering_the_one_before",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +48,7 @@ _TRUNK_SCHEMES = ("timm://", "torchvision://", "package://")
 
 # Of a run's checkpoints, the one to use where none is named.
 _PREFERRED = ("model_best.pth", "model_final_ema.pth", "model_final.pth")
+_TAG = "last_checkpoint"  # the file that names it
 
 
 def find_checkpoint(folder: Path, name: str = "") -> Path:
@@ -54,15 +62,58 @@ def find_checkpoint(folder: Path, name: str = "") -> Path:
         UserError: there is none; the message says which there are
     """
     there = sorted(folder.glob("model_*.pth"))
-    last = folder / "last_checkpoint"
     wanted = [name] if name else list(_PREFERRED)
-    if not name and last.is_file():
-        wanted.append(last.read_text().strip())
     for path in (folder / file for file in wanted):
         if path in there:
             return path
+    if not name and (last := last_checkpoint(folder)):
+        return last
     found = ", ".join(path.name for path in there) or "no checkpoint"
     raise UserError(f"{folder} has no {' or '.join(wanted)}; it has {found}")
+
+
+def last_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """The checkpoint that a run goes on from; None where it has written none yet.
+
+    Raises:
+        BrokenFileError: what should name it is damaged, or names what is not there; the message
+            says which checkpoint there is
+    """
+    tag = Path(folder) / _TAG
+    if not tag.is_file():
+        return None
+    name = tag.read_bytes().decode(errors="replace").strip()
+    if name and Path(name).name == name and tag.with_name(name).is_file():
+        return tag.with_name(name)
+    raise BrokenFileError(
+        f"{tag} names {name[:80]!r}, and there is no such checkpoint; {_one_before(tag, name)}"
+    )
+
+
+@contextlib.contextmanager
+def offering_the_one_before(last: Path | None) -> Iterator[None]:
+    """Around what reads a run's last checkpoint: where it is broken, say what serves instead.
+
+    Args:
+        last: None where what is read is no checkpoint of the run
+    """
+    try:
+        yield
+    except BrokenFileError as error:
+        if last is None:
+            raise
+        raise UserError(f"{error}; {_one_before(last.with_name(_TAG), last.name)}") from error
+
+
+def _one_before(tag: Path, named: str) -> str:
+    """A way out where the checkpoint that the file `tag` names cannot be used."""
+    numbered = sorted(p.name for p in tag.parent.glob("model_[0-9]*.pth") if p.name != named)
+    if not numbered:
+        return f"there is no checkpoint before it: start anew in another folder than {tag.parent}"
+    return (
+        f"the checkpoint before it is {numbered[-1]}: write this name into {tag}, and --resume "
+        "goes on from there"
+    )
 
 
 class TransferCheckpointer(DetectionCheckpointer):
@@ -92,6 +143,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         self._slim = cfg.SOLVER.SLIM_CHECKPOINTS
         self._frozen_entry: dict[str, Any] | None = None
         self._frozen_origin = ""  # where what is frozen had come from at first; "": random
+        self._frozen_damaged = False  # its file in the run folder, to be written anew
         self.origin = "random initialisation"
         self.whole_model = False
         self.trunk_report: LoadReport | None = None
@@ -99,24 +151,9 @@ class TransferCheckpointer(DetectionCheckpointer):
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """As its base; where a run's last checkpoint is broken, the error names the one before."""
-        try:
+        last = last_checkpoint(self.save_dir) if resume and self.save_dir else None
+        with offering_the_one_before(last):
             return super().resume_or_load(path, resume=resume)
-        except BrokenFileError as error:
-            if not (resume and self.has_checkpoint()):
-                raise
-            raise UserError(f"{error}; {self._before_last()}") from error
-
-    def _before_last(self) -> str:
-        folder = Path(self.save_dir)
-        last = folder / "last_checkpoint"
-        named = last.read_text().strip()
-        numbered = sorted(p.name for p in folder.glob("model_[0-9]*.pth") if p.name != named)
-        if not numbered:
-            return f"there is no checkpoint before it: start anew in another folder than {folder}"
-        return (
-            f"the checkpoint before it is {numbered[-1]}: write this name into {last}, and "
-            "--resume goes on from there"
-        )
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Save under a temporary name and rename: a checkpoint that is there is whole.
@@ -146,11 +183,12 @@ class TransferCheckpointer(DetectionCheckpointer):
         if not self._slim:
             return {"model": state, "frozen": {**self._frozen_entry, "joined": True}}
         trained, still = split(state, self._frozen_entry)
-        write_frozen(self.save_dir, still, self._frozen_entry)
+        write_frozen(self.save_dir, still, self._frozen_entry, anew=self._frozen_damaged)
+        self._frozen_damaged = False
         return {"model": trained, "frozen": self._frozen_entry}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
+        with replacing(os.path.join(self.save_dir, _TAG), lasting=True) as temporary:
             temporary.write_text(last_filename_basename)
 
     def load_detector(self, path: str) -> None:
@@ -210,15 +248,19 @@ class TransferCheckpointer(DetectionCheckpointer):
     def _load_frozen(self, weights: Weights) -> None:
         """Take the frozen part of a slim checkpoint from where the run once had it from.
 
+        That serves where what lies beside it is not there, or is damaged: the fingerprint tells
+        that it is the same.
+
         Raises:
             UserError: it is not to be had, or is another one
         """
         entry, begun = weights.frozen, weights.frozen["origin"]
-        lacks = (
-            f"{weights.origin} holds only what was trained, and {entry['file']} is not beside it"
-        )
+        lacks = _lacks(weights)
         if not begun:
-            raise UserError(f"{lacks}; it began at random and is nowhere else")
+            raise UserError(
+                f"{lacks}; it began at random and is nowhere else: bring {entry['file']} back from "
+                "a copy of the run, or start anew in another folder"
+            )
         try:
             original = read_weights(begun, fetch=PathManager.get_local_path, trunk=self._trunk())
             if self._is_detector(original):
@@ -233,7 +275,9 @@ class TransferCheckpointer(DetectionCheckpointer):
         state = _unwrapped(self.model).state_dict()
         here = {name: state[name] for name in entry["tensors"] if name in state}
         check_frozen(here, entry, f"{lacks}; its origin {begun}")
-        logger.info("Frozen part: from %s, as %s is not there", begun, entry["file"])
+        self._frozen_damaged = "damaged" in entry
+        level = logging.WARNING if self._frozen_damaged else logging.INFO
+        logger.log(level, "Frozen part: taken from %s, as %s", begun, lacks)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # Never through an open unpickler: what comes from elsewhere could run code.
@@ -315,10 +359,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         self._check_preprocessing(weights)
         trunk = self._trunk()
         if weights.frozen:
-            raise UserError(
-                f"{weights.origin} holds only what was trained, and {weights.frozen['file']} is "
-                "not beside it"
-            )
+            raise UserError(_lacks(weights))
         report = load_trunk(trunk, weights, strict=self._needs_whole_trunk(), stages=self._cut)
         self.trunk_report = report
         logger.info("Trunk: %s", report)
@@ -336,10 +377,19 @@ class TransferCheckpointer(DetectionCheckpointer):
             raise UserError(f"{weights.origin}: {problem}")
 
 
+def _lacks(weights: Weights) -> str:
+    """Why a slim checkpoint is not whole."""
+    entry = weights.frozen
+    beside = entry.get("damaged", "").removeprefix("MODEL.WEIGHTS ")
+    return (
+        f"{weights.origin} holds only what was trained, and "
+        f"{beside or entry['file'] + ' is not beside it'}"
+    )
+
+
 def _checkpoint_of(source: str) -> str:
     """The last checkpoint of a run folder; any other source as it is."""
-    tag = Path(source) / "last_checkpoint"
-    return str(tag.with_name(tag.read_text().strip())) if tag.is_file() else source
+    return str(last_checkpoint(source) or source)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,10 +1,12 @@
 """Starting a program in one process or many, and ending it with the right word and exit code."""
 
 import argparse
+import contextlib
 import logging
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +18,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from ..errors import USER_ERROR, UserError, own_words
+from ..errors import MACHINE_FAULT, USER_ERROR, UserError, machine_fault, own_words
 from .allocator import keep_freed_memory
 from .faults import explain
 from .selection import EarlyStop
@@ -30,9 +32,6 @@ _NOISY_WARNINGS = (
     "`torch.jit.script` is deprecated",
     "`broadcast_buffers` is deprecated",  # its successor is too new for our floor
 )
-
-# Exit codes; of a mistake it is USER_ERROR, of a bug of ours 1, after a traceback.
-MACHINE_FAULT = 3  # memory, disk or a process gave out: the same command may go well again
 
 
 def run(main: Callable[..., object], *args: object) -> int:
@@ -54,6 +53,7 @@ def run(main: Callable[..., object], *args: object) -> int:
         return 130
     except Exception as error:
         if said := explain(error):
+            _end_logs()
             _say(f"error: {said}")
             return MACHINE_FAULT
         if isinstance(error, ProcessExitedException):  # it has said itself what was wrong
@@ -76,6 +76,34 @@ def quiet() -> None:
     # Detectron2's loop logs a traceback of whatever ends it; for a user's mistake, a fault of the
     # machine, and where a run ends early as it was told to, that is noise.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_a_bug)
+    # Where the disk does not take a line of a log, tracebacks of it are of no use: what the run
+    # cannot do without ends it with a word of its own.
+    logging.Handler.handleError = _handle_error
+    threading.excepthook = _end_thread  # of TensorBoard's writer
+
+
+_loggings_own, _threads_own = logging.Handler.handleError, threading.excepthook
+
+
+def _handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+    if not machine_fault(sys.exc_info()[1]):
+        _loggings_own(handler, record)
+
+
+def _end_thread(ended: threading.ExceptHookArgs) -> None:
+    if not machine_fault(ended.exc_value):
+        _threads_own(ended)
+
+
+def _end_logs() -> None:
+    """Close the log files, so that they are not tried again, in tracebacks, as Python ends."""
+    for logger in (logging.getLogger(), *logging.Logger.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", [])[:]:
+            stream = getattr(handler, "stream", None)
+            if os.path.isfile(str(getattr(stream, "name", ""))):
+                logger.removeHandler(handler)
+                with contextlib.suppress(OSError):
+                    stream.close()
 
 
 def launch(

@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError, own_words
 from ..reuse import frozen_tensors, reuse_table
+from ..run_folder import remove_leftovers
 from .average import WeightAverage
 from .checkpoint import TransferCheckpointer
 from .faults import StepTooLargeError, explain, out_of_memory, shown_batch
@@ -83,20 +84,27 @@ class StepTrainer(SimpleTrainer):
         if self.precision == AUTO:
             batch = next(self._data_loader_iter)
             self._data_loader_iter_obj = itertools.chain([batch], self._data_loader_iter)
-            batch = batch[:: self.accumulate]
+            part = batch[:: self.accumulate]
             if self.device.type == "cpu":  # a step takes seconds there, and a part tells as much
-                batch = batch[: max(2, len(batch) // 4)]
-            with EventStorage():  # Detectron2's heads put their counts somewhere
+                part = part[: max(2, len(part) // 4)]
+            # Detectron2's heads put their counts somewhere.
+            with self._telling_what_is_too_large(batch), EventStorage():
                 self.precision = choose(
-                    self.model, lambda: sum(self.model(batch).values()), self.device
+                    self.model, lambda: sum(self.model(part).values()), self.device
                 )
 
     def run_step(self) -> None:
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        try:
+        with self._telling_what_is_too_large(batch):
             self._take_step(batch, data_time)
+
+    @contextlib.contextmanager
+    def _telling_what_is_too_large(self, batch: list[dict]) -> Iterator[None]:
+        """Raises: StepTooLargeError where memory runs out on this batch, or on a part of it."""
+        try:
+            yield
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -321,6 +329,8 @@ class TransferTrainer(DefaultTrainer):
         return losses if len(names) > 1 else losses[names[0]]
 
     def resume_or_load(self, resume: bool = True) -> None:
+        if resume and comm.is_main_process() and (left := remove_leftovers(self.cfg.OUTPUT_DIR)):
+            logger.info("Deleted %d files that were half written, e.g. %s", len(left), left[0])
         super().resume_or_load(resume)
         if resume:
             self._tracked_before = ids_before(self.cfg.OUTPUT_DIR)
@@ -343,6 +353,7 @@ class TransferTrainer(DefaultTrainer):
         """Run training; whatever ends it early is written into the run's record first."""
         trackers = tracked(self.trackers, self.record, self.cfg, self._tracked_before)
         with trackers, self._recorded():
+            self._trainer.iter = self.start_iter
             self._trainer.choose_precision()
             self.record.precision = self._trainer.precision
             with contextlib.suppress(EarlyStop):

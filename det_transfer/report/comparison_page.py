@@ -8,7 +8,7 @@ from .charts import Interval as Row
 from .charts import Line, bars, forest, lines
 from .comparison import Comparison
 from .costs import costs_section
-from .gallery import illustrate
+from .gallery import UNREADABLE, illustrate
 from .html import NONE, Figure, Page, Picture, Section, Table, Tile, number
 from .parts import (
     METRICS,
@@ -51,7 +51,7 @@ def comparison_page(result: Comparison, *, title: str = "", factors: Sequence[st
         _factors(result, factors),
         costs_section(result),
         _learning(result),
-        _pictures(result),
+        _pictures(result, page.missing),
         features_section([(side.name, run) for side in result.sides for run in side.runs[:1]]),
         _runs(result),
     ]
@@ -291,7 +291,7 @@ def _precision(result: Comparison) -> list[Figure]:
 # Pictures ----------------------------------------------------------------------------------------
 
 
-def _pictures(result: Comparison) -> Section | None:
+def _pictures(result: Comparison, missing: list[str]) -> Section | None:
     """Images on which one side is right and the other wrong."""
     roots = [run.evaluations[result.dataset].image_root for s in result.sides for run in s.runs]
     root = next(filter(None, roots), None)
@@ -311,7 +311,7 @@ def _pictures(result: Comparison) -> Section | None:
         title = f"Better: {name} (F1 {scores})"
         try:
             shown = illustrate(result.truth, pair, image, root)
-        except OSError:
+        except UNREADABLE:
             broken += 1
             continue
         parts.append(Picture(title, shown, result.truth.files[image]))
@@ -321,7 +321,7 @@ def _pictures(result: Comparison) -> Section | None:
         "Blue is right, orange is wrong or missed."
     )
     if broken:
-        lead += f" {broken} images could not be read."
+        missing.append(f"{broken} images cannot be read: no picture of them")
     return Section("Where one is right and the other wrong", parts, lead)
 
 

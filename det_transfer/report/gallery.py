@@ -14,7 +14,9 @@ from .drawing import Shape, annotated
 from .matching import Matches
 from .truth import Truth
 
-__all__ = ["Side", "choose", "illustrate"]
+__all__ = ["UNREADABLE", "Side", "choose", "illustrate"]
+
+UNREADABLE = (OSError, Image.DecompressionBombError)  # what `illustrate` raises of an image
 
 _SIDE = 420  # pixels: the longer one of a picture
 _MOST = 40  # boxes in a picture
@@ -66,7 +68,7 @@ def illustrate(
     """The objects of an image, and what each side found: (data URI, words, width, height).
 
     Raises:
-        OSError: the image cannot be read
+        OSError, Image.DecompressionBombError: the image cannot be read
     """
     with Image.open(root / truth.files[image]) as file:
         picture = file.convert("RGB")

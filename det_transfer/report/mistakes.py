@@ -7,7 +7,7 @@ import numpy as np
 from .analysis import Analysis
 from .charts import Line, bars, lines
 from .diagnosis import ERROR_TYPES, calibration, confusion, error_types
-from .gallery import Side, choose, illustrate
+from .gallery import UNREADABLE, Side, choose, illustrate
 from .html import Figure, Picture, Section, Table, heat, number
 from .runs import Evaluation
 
@@ -103,7 +103,7 @@ def gallery_section(
             file = found.truth.files[image]
             try:
                 shown = illustrate(found.truth, [side], image, evaluation.image_root)
-            except OSError:
+            except UNREADABLE:
                 broken.append(file)
                 continue
             parts.append(Picture(title, shown, file))

@@ -108,7 +108,8 @@ def read_checkpoint(path: str | os.PathLike, *, source: str = "") -> dict[str, A
     Returns:
         a dict with the state dict under "model" and whatever else the file holds, such as
         "__author__", "matching_heuristics", "preprocessing", "optimizer"; arrays are tensors. A
-        slim checkpoint is whole if its frozen part lies beside it, see :mod:`.slim`
+        slim checkpoint is whole if its frozen part lies beside it, see :mod:`.slim`; of one that
+        is damaged, "frozen" says so under "damaged"
 
     Raises:
         UserError: the file is missing, broken, or holds more than tensors and plain values
@@ -117,16 +118,21 @@ def read_checkpoint(path: str | os.PathLike, *, source: str = "") -> dict[str, A
     if not path.is_file():
         raise UserError(f"MODEL.WEIGHTS {source} does not exist{_neighbours(path)}")
     content = _as_detectron2(_load(path, source))
+    _check_sums(path, source)
     # Others may have entries of the same names, of whatever kind.
     ours = {k: schema for k, schema in CHECKPOINT.items() if _is_ours(content.get(k), schema)}
-    if ours:
-        _check_sums(path, source)
     for entry, schema in ours.items():
         check(content[entry], schema, f"MODEL.WEIGHTS {source}: {entry}")
     beside = path.parent / Path(content["frozen"]["file"]).name if is_slim(content) else None
-    if beside and beside.is_file():
+    return _joined(content, beside) if beside and beside.is_file() else content
+
+
+def _joined(content: dict[str, Any], beside: Path) -> dict[str, Any]:
+    """A slim checkpoint with what lies beside it; as it is, with the reason, if that is damaged."""
+    try:
         return join(content, _as_detectron2(_load(beside, str(beside)))["model"], str(beside))
-    return content
+    except UserError as error:
+        return {**content, "frozen": {**content["frozen"], "damaged": str(error)}}
 
 
 def _is_ours(entry: Any, schema: Schema) -> bool:
@@ -134,16 +140,27 @@ def _is_ours(entry: Any, schema: Schema) -> bool:
 
 
 def _check_sums(path: Path, source: str) -> None:
-    """See that no bit has flipped since torch wrote the file; torch itself does not look."""
-    if not zipfile.is_zipfile(path):  # torch's format of before 1.6, or a pickle: they have no sums
+    """See that no bit has flipped since torch wrote the file; torch itself does not look.
+
+    Other formats have no sums: safetensors, pickles, torch's own of before 1.6.
+    """
+    if not _is_archive(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            # All 0: written under torch.serialization.set_crc32_options(False), without sums.
+            summed = any(member.CRC for member in archive.infolist())
+            damaged = archive.testzip() if summed else None
     except (zipfile.BadZipFile, zlib.error, *_BROKEN) as error:
         damaged = error
     if damaged:
         raise BrokenFileError(f"MODEL.WEIGHTS {source} is damaged, by its own checksums: {damaged}")
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether torch reads it as an archive, which it tells by these bytes."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _load(path: Path, source: str) -> dict[str, Any]:

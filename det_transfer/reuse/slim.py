@@ -48,18 +48,26 @@ def split(
 
 
 def write_frozen(
-    folder: str | Path, frozen: Mapping[str, Tensor], entry: Mapping[str, Any]
+    folder: str | Path,
+    frozen: Mapping[str, Tensor],
+    entry: Mapping[str, Any],
+    *,
+    anew: bool = False,
 ) -> None:
-    """Write the frozen part into a folder, once."""
+    """Write the frozen part into a folder, once.
+
+    Args:
+        anew: the one that is there is damaged
+    """
     path = Path(folder) / entry["file"]
-    if not path.exists():
+    if anew or not path.exists():
         write_checkpoint(path, {"model": dict(frozen), **entry})
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write it whole or not at all; where the disk is full, the OSError says so."""
     # torch's own writer, which takes a path, says "iostream error" of that.
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, lasting=True) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 

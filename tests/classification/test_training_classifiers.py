@@ -100,6 +100,19 @@ def test_ten_iterations_equal_five_and_five(train, source, monkeypatch, case):
     assert different(unbroken, everything(resumed)) == []
 
 
+def test_where_the_last_checkpoint_is_damaged_the_one_before_is_offered(train, build, tmp_path):
+    train(*LONG)
+    run = tmp_path / "run"
+    (run / "model_final.pth").write_bytes((run / "model_final.pth").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"cannot be read .*the checkpoint before it is model_0000"):
+        build(*LONG, resume=True)
+    (run / "last_checkpoint").write_bytes(b"")
+    with pytest.raises(UserError, match=r"names '', .*the checkpoint before it is model_0000"):
+        build(*LONG, resume=True)
+    (run / "last_checkpoint").write_text("model_0000004.pth")
+    assert build(*LONG, resume=True).start_iter == 5
+
+
 def test_growing_carries_momentum_by_name_and_goes_on_with_the_schedule(build, source, monkeypatch):
     trainer = build(*source, *WIDEN, *LONG, "MODEL.GROWTH.AT", 6)
     model, seen = trainer.checkpointer.model, {}

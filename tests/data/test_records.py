@@ -1,8 +1,11 @@
 """One copy of the annotations for all processes, and what is kept of it for the next start."""
 
+import json
 import logging
 import os
 import pickle
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +122,109 @@ def test_read_anew_after_a_change(change, reader, kept, monkeypatch):
     assert len(reader.readers) == 2
     assert list(reader.content(kept).records) == before
     assert len(reader.readers) == 2
+
+
+def entry_in(kept):
+    (entry,) = (path for path in Path(kept).iterdir() if path.is_dir())
+    return entry
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def gone(path):
+    path.unlink()
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x10
+    path.write_bytes(content)
+
+
+DAMAGES = [
+    (damage, f"{name}.npy")
+    for damage in (cut, emptied, gone, flipped)
+    for name in ("records", "ends", "sums", "outline", "facts")
+    if (damage, name) != (flipped, "records")  # held to its sums record by record: the next test
+]
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGES)
+def test_what_is_damaged_is_made_anew(damage, name, reader, kept, caplog):
+    before = list(reader.content(kept).records)
+    damage(entry_in(kept) / name)
+    content = reader.content(kept)
+    assert "is damaged" in caplog.text
+    assert len(reader.readers) == 2
+    assert list(content.records) == before
+    assert content.facts == {"facts": {1, 2}}
+    reader.content(kept)
+    assert len(reader.readers) == 2
+
+
+def test_a_record_in_which_a_bit_has_flipped(reader, kept):
+    reader.content(kept)
+    entry = entry_in(kept)
+    flipped(entry / "records.npy")
+    records = reader.content(kept).records
+    assert records[0]["image_id"] == 1  # the others serve
+    with pytest.raises(UserError, match=r"is damaged: image 5 .* delete the folder") as caught:
+        records[5]
+    assert str(entry) in str(caught.value)
+
+
+@pytest.mark.parametrize("state", ["{}", "[]", "3", '{"code": 1}', "[" * 100_000, "\0"])
+def test_an_odd_state_is_made_anew(state, reader, kept):
+    reader.content(kept)
+    (entry_in(kept) / "state.json").write_text(state)
+    assert len(reader.content(kept).records) == 6
+    assert len(reader.readers) == 2
+
+
+class Touch:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def forge(entry, name, content):
+    """Exchange a file of an entry, with sums that fit, as who can write to the folder may."""
+    data = np.frombuffer(pickle.dumps(content), dtype=np.uint8)
+    np.save(entry / f"{name}.npy", data)
+    if name == "records":
+        np.save(entry / "ends.npy", np.array([len(data)]))
+        np.save(entry / "sums.npy", np.array([zlib.crc32(data)], dtype=np.uint32))
+    state = json.loads((entry / "state.json").read_text())
+    state["written"] = {file: module._sum_of(entry / file) for file in state["written"]}
+    (entry / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("name", ["facts", "outline", "records"])
+def test_no_code_of_a_shared_folder_is_run(name, reader, kept, tmp_path, caplog):
+    reader.content(kept)
+    forge(entry_in(kept), name, Touch(tmp_path / "pwned"))
+    use = {
+        "facts": lambda content: content.facts,
+        "outline": lambda content: content.outline,
+        "records": lambda content: content.records[0],
+    }[name]
+    if name == "facts":  # read at once, and made anew
+        assert use(reader.content(kept)) == {"facts": {1, 2}}
+        assert "asks for pathlib.Path" in caplog.text
+    else:
+        with pytest.raises(UserError, match=r"is damaged: it asks for pathlib.*delete the folder"):
+            use(reader.content(kept))
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_another_key_is_another_entry(reader, kept):

@@ -15,6 +15,12 @@ from det_transfer.data.checks import format_problems
 from det_transfer.data.datasets.coco_format import JsonDataset
 
 
+def test_an_image_too_large_for_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"cannot be read: .*600 pixels.* exceeds limit"):
+        image_size(image(tmp_path / "a.jpg", (30, 20)))
+
+
 @pytest.mark.parametrize("name", ["voc_to_coco", "yolo_to_coco", "csv_to_coco"])
 def test_each_is_a_program(script, name):
     done = script(f"{name}.py", "nowhere", *(("labels",) if name == "yolo_to_coco" else ()))

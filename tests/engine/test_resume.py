@@ -99,4 +99,5 @@ def test_killed_in_the_middle_of_writing(train, arguments, tmp_path, victim, tim
     assert list((tmp_path / "broken").glob(".*.tmp"))  # the half, under its temporary name
     resumed = train(*LONG, output="broken", resume=True)
     assert resumed.start_iter == expected
+    assert not list((tmp_path / "broken").glob(".*.tmp"))
     assert different(unbroken, everything(resumed)) == []

@@ -120,6 +120,50 @@ def test_a_random_frozen_part_has_no_origin(train, tmp_path):
         det_transfer.load(tmp_path / "run")
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def of_others(path):
+    content = torch.load(path)
+    name = next(iter(content["model"]))
+    content["model"][name] = content["model"][name] + 1
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("damage", [cut, of_others])
+def test_a_damaged_frozen_part_is_taken_from_the_origin_and_written_anew(
+    damage, donor, train, tmp_path
+):
+    weights, trainer = donor
+    (beside,) = (tmp_path / "run").glob("frozen-*")
+    sound = torch.load(beside)["model"]
+    damage(beside)
+    expected = {n: t.clone() for n, t in frozen_tensors(trainer.model).items()}
+    resumed = train("MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", 6, resume=True)
+    assert resumed.start_iter == 4
+    log = (tmp_path / "run/log.txt").read_text()
+    assert f"Frozen part: taken from {weights}, as" in log
+    assert f"only what was trained, and {beside}" in log
+    assert same(frozen_tensors(resumed.model), expected)
+    found = torch.load(beside)["model"]
+    assert found.keys() == sound.keys()
+    assert all(torch.equal(sound[name], found[name]) for name in sound)
+
+
+def test_a_damaged_frozen_part_that_nothing_replaces(train, tmp_path):
+    """No other checkpoint of the run is offered: all of them lack the same."""
+    train("SOLVER.CHECKPOINT_PERIOD", 2)
+    (beside,) = (tmp_path / "run").glob("frozen-*")
+    cut(beside)
+    with pytest.raises(UserError) as caught:
+        train("SOLVER.MAX_ITER", 6, resume=True)
+    said = str(caught.value)
+    assert f"{beside} cannot be read as weights" in said
+    assert "it began at random and is nowhere else: bring frozen-" in said
+    assert "the checkpoint before it" not in said
+
+
 # For elsewhere -----------------------------------------------------------------------------------
 
 RESNET = [

@@ -2,11 +2,15 @@
 
 import os
 import re
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
-from programs import train
+from programs import ROOT, TINY, train
 
 from det_transfer import run_folder
 from det_transfer.engine.launch import MACHINE_FAULT
@@ -50,6 +54,59 @@ def test_disk_full(tiny_coco, tmp_path, mode):
     whole = torch.load(tmp_path / "whole/model_final.pth", weights_only=True)["model"]
     found = torch.load(run / "model_final.pth", weights_only=True)["model"]
     assert all(torch.equal(whole[name], found[name]) for name in whole)
+
+
+FILL = """
+until grep -q '{moment}' '{log}' || ! kill -0 $!; do sleep 0.1; done
+cat /dev/zero > '{disk}/filler' 2> /dev/null
+"""
+SMALL_DISK = """
+mount -t tmpfs -o size={size} none {disk} || exit 77
+cd {root}
+{python} tools/train_net.py {argv} OUTPUT_DIR {disk}/run > {log} 2>&1 &
+{fill}
+wait $!; code=$?
+find {disk}/run -name '.*.tmp' > {log}.left
+exit $code
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "moment"),
+    [("92k", ""), ("4m", "iter: 39")],
+    ids=["at a checkpoint", "while it trains"],
+)
+def test_a_disk_that_is_full_for_all_files(tiny_coco, tmp_path, size, moment):
+    """Not even the logs can be written, of which neither logging nor Python may complain."""
+    disk, log = tmp_path / "disk", tmp_path / "log"
+    disk.mkdir()
+    log.touch()
+    options = LONG if moment else SHORT
+    argv = ["--config-file", str(TINY), *map(str, options)]
+    argv += ["DATASETS.CUSTOM", repr([["tiny", *map(str, tiny_coco)]])]
+    script = SMALL_DISK.format(
+        size=size,
+        disk=shlex.quote(str(disk)),
+        log=shlex.quote(str(log)),
+        root=shlex.quote(str(ROOT)),
+        python=shlex.quote(sys.executable),
+        argv=shlex.join(argv),
+        fill=FILL.format(moment=moment, log=log, disk=disk) if moment else "",
+    )
+    # In a namespace of its own: the mount is gone with it, whatever happens.
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script]
+    if not shutil.which("unshare") or subprocess.run([*command[:3], "true"]).returncode:
+        pytest.skip("nothing can be mounted here")
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=150)
+    if done.returncode == 77:
+        pytest.skip("nothing can be mounted here")
+    said = log.read_text()
+    assert done.returncode == MACHINE_FAULT, said[-3000:]
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert lines == ["error: the disk is full; what was written before is whole, --resume goes on"]
+    for noise in ("Traceback", "Logging error", "Exception ignored", "Exception in thread"):
+        assert noise not in said
+    assert (tmp_path / "log.left").read_text() == ""
 
 
 def test_a_loading_process_is_killed(tiny_coco, tmp_path):

@@ -94,6 +94,12 @@ def test_the_page_has_all_it_promises(page):
     assert len(page) < 5_000_000
 
 
+def test_images_too_large_for_pillow_are_counted(result, no_drawings, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    assert "images cannot be read: no picture" in comparison_page(result).missing[-1]
+    assert not result.missing
+
+
 def test_difference_by_class_is_that_of_the_means(result):
     rows = result.class_differences(result.others[0])
     base, other = (result.classes(side) for side in result.sides)

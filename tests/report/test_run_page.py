@@ -178,6 +178,11 @@ def test_unreadable_images_are_counted(run, tmp_path):
     assert "12 images cannot be read" in missing(run, images=str(tmp_path / "empty"))
 
 
+def test_images_too_large_for_pillow_are_counted(run, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    assert "12 images cannot be read" in missing(run)
+
+
 def test_a_class_without_ground_truth(run, tmp_path):
     results = run_folder.read_json(run / "eval/drawn/results.json")
     content = json.loads(Path(results["json_file"]).read_text())

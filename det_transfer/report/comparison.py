@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from .analysis import analyse, truth_of
 from .by_class import ClassRow
+from .conditions import machine
 from .gallery import Side as Shown
 from .paired import Interval, draw_weights, intervals, prepare
 from .parts import class_rows
@@ -174,6 +175,7 @@ def numbers_json(result: Comparison, *, title: str, command: str) -> dict[str, A
         "note": f"Differences to {result.base.name} in AP, with 95 % intervals over images "
         f"({result.draws} draws, the mean over seeds on each side).",
         "command": command,
+        "machine": machine("", [run.record for side in result.sides for run in side.runs]),
         "results": {
             f"{other} - {result.base.name}": {
                 metric: {"median": i.difference, "min": i.low, "max": i.high}

@@ -252,6 +252,7 @@ def test_the_program(evaluated, tmp_path, capsys, monkeypatch, no_drawings):
     found = json.loads(numbers.read_text())
     assert found["results"]["finetune - frozen"]["AP"].keys() == {"median", "min", "max"}
     assert found["command"].startswith("python tools/compare_runs.py ")
+    assert found["machine"]["devices"]  # those that the runs name
     shown = results_page(tmp_path)
     assert b"finetune - frozen" in next(iter(shown.values()))  # the page of results takes it
     with pytest.raises(UserError, match="--draws is 0"):

@@ -360,6 +360,13 @@ class TransferTrainer(DefaultTrainer):
                 super().train()
         return getattr(self, "_last_eval_results", None)
 
+    def before_train(self) -> None:
+        if 0 < self.max_iter <= self.start_iter:
+            # Nothing is left to train: what is written now is to be what the last step left, and a
+            # run that goes on from it for longer is not to miss an iteration.
+            self.iter = self._trainer.iter = self.max_iter - 1
+        super().before_train()
+
     @contextlib.contextmanager
     def _recorded(self) -> Iterator[None]:
         try:

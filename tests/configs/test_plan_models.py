@@ -81,7 +81,7 @@ def test_trunks_by_classification_and_detectors_on_them(runs, folder, tmp_path):
     by_name = {run.name: run for run in runs("pretraining")}
     classifiers = [run for run in by_name.values() if run.program == CLASSIFIER]
     assert {run.name for run in classifiers} == {
-        f"pretrained_{data}_{wrong}" for data in (10, 100) for wrong in (0, 20)
+        f"pretrained_{data}_{wrong}_s1" for data in (10, 100) for wrong in (0, 20)
     }
     for run in classifiers:
         data = run.cfg.DATASETS
@@ -98,8 +98,8 @@ def test_trunks_by_classification_and_detectors_on_them(runs, folder, tmp_path):
         assert bool(trained(trunk)) == (run.labels["mode"] == "finetune")
         assert trained(model) - {f"backbone.bottom_up.{name}" for name in shapes}
     other = by_name["detector_100_20_frozen_4x_s1"]
-    assert other.needs == ("pretrained_100_20",)
-    assert other.cfg.MODEL.WEIGHTS.endswith("pretrained_100_20/model_final.pth")
+    assert other.needs == ("pretrained_100_20_s1",)
+    assert other.cfg.MODEL.WEIGHTS.endswith("pretrained_100_20_s1/model_final.pth")
     assert (
         other.cfg.SOLVER.MAX_ITER == 4 * by_name["detector_100_20_frozen_1x_s1"].cfg.SOLVER.MAX_ITER
     )

@@ -56,9 +56,6 @@ def outcome(run):
     found = {}
     for name in ("model_final.pth", "model_final_ema.pth"):
         found |= {f"{name}{k}": v for k, v in tensors(read_checkpoint(run / name))}
-    # Of a run that was resumed at its end: nothing goes on from this file.
-    for key in ("trainer/iteration", "trainer/_trainer/iteration"):
-        found.pop(f"model_final_ema.pth/{key}", None)
     results = run_folder.read_json(run / "eval/tiny/results.json")
     found["results"] = json.dumps(results["metrics"])
     record = run_folder.read_json(run / run_folder.RUN)

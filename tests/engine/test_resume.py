@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from det_transfer.engine.detection import DetectionTrainer
-from det_transfer.reuse import MODES
+from det_transfer.reuse import MODES, read_checkpoint
 
 MODE_OPTIONS = {
     "partial": ["MODEL.REUSE.STAGES", 2],
@@ -61,6 +61,24 @@ def test_ten_iterations_equal_five_and_five(train, mode, monkeypatch):
     resumed = train(*options(mode), *LONG, output="broken", resume=True)
     assert resumed.start_iter == 5
     assert different(unbroken, everything(resumed)) == []
+
+
+def test_killed_behind_the_last_step(train, tmp_path):
+    """Between the last numbered checkpoint and the final one, with nothing left to train."""
+    ends = ["SOLVER.EMA.ENABLED", True]
+    train(*LONG, *ends, output="run")
+    written = [tmp_path / "run" / f"model_final{part}.pth" for part in ("", "_ema")]
+
+    def places():
+        states = [read_checkpoint(path)["trainer"] for path in written]
+        return [(state["iteration"], state["_trainer"]["iteration"]) for state in states]
+
+    unbroken = places()
+    for path in written:
+        path.unlink()
+    (tmp_path / "run/last_checkpoint").write_text("model_0000009.pth")
+    assert train(*LONG, *ends, output="run", resume=True).start_iter == 10
+    assert places() == unbroken
 
 
 # Writes half of the second checkpoint's bytes and kills its own process, as a power cut would.

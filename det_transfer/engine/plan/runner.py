@@ -16,7 +16,16 @@ from ..launch import MACHINE_FAULT
 from .spec import Plan, PlannedRun
 from .state import RunState, Status, look_at, remember, write_tables
 
-__all__ = ["LocalSlots", "Outcome", "Slots", "carry_out", "execute", "last_words", "unchanged"]
+__all__ = [
+    "THREADS",
+    "LocalSlots",
+    "Outcome",
+    "Slots",
+    "carry_out",
+    "execute",
+    "last_words",
+    "unchanged",
+]
 
 THREADS = "OMP_NUM_THREADS"
 _CONSOLE = "console.txt"  # in a run folder: what the program said

@@ -175,6 +175,18 @@ def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
             ],
             r"IOUS \(0\.5, 0\.7, 1\.5\) must lie between 0 and 1",
         ),
+        (["MODEL.FPN.FUSE_TYPE", "mean"], r"FUSE_TYPE is 'mean'; it can be 'sum' or 'avg'"),
+        (["MODEL.RPN.CONV_DIMS", "[0]"], r"CONV_DIMS is \[0\]; it must hold the channels"),
+        (["MODEL.ROI_BOX_HEAD.NUM_FC", "-1"], r"NUM_FC is -1; it must be >= 0"),
+        (
+            ["MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"],
+            r"NUM_CONV and NUM_FC are both 0: a box head has at least one layer",
+        ),
+        (
+            ["MODEL.ROI_HEADS.IOU_THRESHOLDS", "[0.5, 0.6]"],
+            r"\[0\.5, 0\.6\] cut IoU into 3 parts; MODEL\.ROI_HEADS\.IOU_LABELS \[0, 1\] must say",
+        ),
+        (["MODEL.RPN.IOU_THRESHOLDS", "[0.7, 0.3]"], r"RPN\.IOU_THRESHOLDS .* and not fall"),
         (
             [
                 *("INPUT.COPY_PASTE.ENABLED", "True", "INPUT.LSJ.ENABLED", "True"),
@@ -195,6 +207,21 @@ def test_contradictions(opts, expected):
     config = load_config(None, opts)
     with pytest.raises(UserError, match=expected):
         validate(config.cfg, config.explicit)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "('a', 'b')", "holds 'a', no number; its default is"),
+        ("MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", "((1, 'x'),)", "holds 'x', no number"),
+        ("MODEL.RPN.IN_FEATURES", "['p2', 3]", "holds 3, no text"),
+        ("INPUT.MIN_SIZE_TRAIN", "(800, None)", "holds None, no number"),
+        ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[1, 0, 0, 0]", "holds 1, no truth value"),
+    ],
+)
+def test_what_is_in_a_list_is_of_the_kind_of_its_default(key, value, says):
+    with pytest.raises(UserError, match=f"config key {key} {says}"):
+        load_config(None, [key, value])
 
 
 def test_all_problems_at_once():

@@ -50,18 +50,41 @@ def load_config(config_file: str | None, opts: Sequence[str] = ()) -> Config:
     on_command_line = dict(zip(opts[::2], opts[1::2], strict=True))
     _check_keys(on_command_line, known, "command line")
     _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
-    now = dict(leaves(cfg))
-    raise_all(  # which yacs takes for a value of any kind
-        f"config key {key} is empty; its default is {known[key]!r}"
-        for key in (*in_file, *on_command_line)
-        if now.get(key, "") is None and known.get(key) is not None
-    )
+    raise_all(_value_problems(dict(leaves(cfg)), known))
     return Config(
         cfg=cfg,
         from_file=from_file,
         explicit=_named(in_file, known) | frozenset(on_command_line),
         on_command_line=frozenset(on_command_line),
     )
+
+
+def _value_problems(now: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each value of another kind than its default, where yacs takes any."""
+    for key, default in known.items():
+        value = now.get(key, default)
+        if value is None and default is not None:
+            yield f"config key {key} is empty; its default is {default!r}"
+        kinds = {_kind(entry) for entry in _entries(default)}
+        odd = [entry for entry in _entries(value) if _kind(entry) not in kinds]
+        if len(kinds) == 1 and odd:
+            yield f"config key {key} holds {odd[0]!r}, no {kinds.pop()}; its default is {default!r}"
+
+
+def _entries(value: Any) -> Iterator[Any]:
+    """What is in lists, however deep; of anything else nothing."""
+    for entry in value if isinstance(value, list | tuple) else ():
+        if isinstance(entry, list | tuple):
+            yield from _entries(entry)
+        else:
+            yield entry
+
+
+def _kind(value: Any) -> str:
+    """Of a list's entry; a whole number stands for any."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number"
+    return {str: "text", bool: "truth value"}.get(type(value), type(value).__name__)
 
 
 def _named(in_file: Mapping[str, Any], known: Mapping[str, Any]) -> frozenset[str]:

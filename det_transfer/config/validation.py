@@ -1,13 +1,12 @@
 """What can be wrong with a config, known from the config alone."""
 
-import itertools
 from collections.abc import Iterator
-from typing import Any
 
 from detectron2.config import CfgNode
 
 from ..errors import choice_problems, nearest, raise_all
 from .classification import CHOICES, classification_problems
+from .heads import head_problems
 from .norms import norm_problems
 from .reading import leaves
 from .reuse import reuse_problems
@@ -82,7 +81,7 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             ),
             *(f"{key} is {values[key]}; it must be > 0" for key in _POSITIVE if values[key] <= 0),
             *reuse_problems(cfg, explicit),
-            *_head_problems(cfg, values),
+            *head_problems(cfg, values),
             *_input_problems(cfg),
             *_copy_paste_problems(cfg),
             *_long_tail_problems(cfg),
@@ -93,77 +92,6 @@ def validate(cfg: CfgNode, explicit: frozenset[str] = frozenset()) -> None:
             *classification_problems(cfg),
         ]
     )
-
-
-# Keys that only some heads of ours know: key prefix -> (key of the head, the head).
-_NEEDS = {
-    "MODEL.RPN.NORM": ("MODEL.RPN.HEAD_NAME", "TransferRPNHead"),
-    "MODEL.RPN.ACTIVATION": ("MODEL.RPN.HEAD_NAME", "TransferRPNHead"),
-    "MODEL.ROI_BOX_HEAD.ACTIVATION": ("MODEL.ROI_BOX_HEAD.NAME", "TransferBoxHead"),
-    "MODEL.ROI_MASK_HEAD.ACTIVATION": ("MODEL.ROI_MASK_HEAD.NAME", "TransferMaskHead"),
-    "MODEL.ROI_BOX_HEAD.FC_NORM": ("MODEL.ROI_BOX_HEAD.NAME", "TransferBoxHead"),
-    "MODEL.ROI_MASK_HEAD.DECONV_NORM": ("MODEL.ROI_MASK_HEAD.NAME", "TransferMaskHead"),
-    "MODEL.ROI_BOX_CASCADE_HEAD.LOSS": ("MODEL.ROI_HEADS.NAME", "TransferCascadeROIHeads"),
-    "MODEL.ROI_BOX_CASCADE_HEAD.ENSEMBLE": ("MODEL.ROI_HEADS.NAME", "TransferCascadeROIHeads"),
-    "MODEL.ROI_BOX_CASCADE_HEAD.MASK_PROPOSALS": (
-        "MODEL.ROI_HEADS.NAME",
-        "TransferCascadeROIHeads",
-    ),
-}
-# What these keys are where nobody has chosen anything.
-_AS_DETECTRON2 = ("", "relu", "sum", "probabilities", "first")
-
-
-def _head_problems(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
-    for key, (name_key, name) in _NEEDS.items():
-        # A head of the user's own may well read the key.
-        stock = values[name_key] in _STOCK_HEADS
-        if values[key] not in _AS_DETECTRON2 and stock:
-            yield f"{key} {values[key]!r} needs {name_key} {name}; it is {values[name_key]}"
-    drop = cfg.MODEL.NASFPN.DROP_CONNECT
-    if not 0 <= drop < 1:
-        yield f"MODEL.NASFPN.DROP_CONNECT is {drop}; it must be 0 <= rate < 1"
-    if drop and cfg.MODEL.NASFPN.BLOCK == "plain" and cfg.MODEL.DECODER.NAME == "nasfpn":
-        yield (
-            f"MODEL.NASFPN.DROP_CONNECT {drop} drops the branch of a bottleneck, and "
-            "MODEL.NASFPN.BLOCK is 'plain'; set that to 'bottleneck', or this to 0"
-        )
-    if "Cascade" in cfg.MODEL.ROI_HEADS.NAME and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
-        yield from _cascade_problems(cfg)
-
-
-_STOCK_HEADS = (
-    "StandardRPNHead",
-    "FastRCNNConvFCHead",
-    "MaskRCNNConvUpsampleHead",
-    "CascadeROIHeads",
-)
-
-
-def _cascade_problems(cfg: CfgNode) -> Iterator[str]:
-    options = cfg.MODEL.ROI_BOX_CASCADE_HEAD
-    ious = tuple(options.IOUS)
-    key = f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {ious}"
-    if any(b <= a for a, b in itertools.pairwise(ious)):
-        yield f"{key} must increase, as from (0.5, 0.6, 0.7)"
-    if not all(0 < iou < 1 for iou in ious):
-        yield f"{key} must lie between 0 and 1"
-    first = list(cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS)
-    if list(ious[:1]) != first:
-        yield (
-            f"{key} must begin as MODEL.ROI_HEADS.IOU_THRESHOLDS {first}, by which proposals are "
-            f"sampled; set that to {list(ious[:1])}"
-        )
-    if len(options.BBOX_REG_WEIGHTS) != len(ious):
-        yield (
-            f"{key} are {len(ious)} stages, MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS "
-            f"{len(options.BBOX_REG_WEIGHTS)}"
-        )
-    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
-        yield (
-            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False: the stages of a cascade hand on "
-            "one box, whatever its class; set it to True"
-        )
 
 
 def _input_problems(cfg: CfgNode) -> Iterator[str]:

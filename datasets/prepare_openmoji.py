@@ -12,6 +12,7 @@ for any number of processes.
 """
 
 import argparse
+import errno
 import hashlib
 import importlib.util
 import json
@@ -39,6 +40,7 @@ from tqdm import tqdm
 SPLITS = ("train", "val")
 SPACE = 100 * 2**20  # bytes asked of the disk before anything is drawn
 MARKER = "dataset.json"
+MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # exit code 3
 
 
 @dataclass(frozen=True)
@@ -337,8 +339,6 @@ def run(args: argparse.Namespace) -> None:
         raise BadOptions(
             f"{error}; lower --objects or --short-side, raise --size or --occlusion"
         ) from error
-    except OSError as error:
-        raise BadOptions(f"{args.out}: {error.strerror or error}") from error
     counts = Counter(category["frequency"] for category in categories)
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file()) / 1e6
     print(
@@ -354,6 +354,9 @@ def main() -> int:
     except BadOptions as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'the set'}: {error.strerror or error}", file=sys.stderr)
+        return 3 if error.errno in MACHINE_FAULTS else 2  # as the other programs
     except KeyboardInterrupt:
         print("stopped by hand; the next run makes the set whole", file=sys.stderr)
         return 130

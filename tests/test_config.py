@@ -186,6 +186,29 @@ def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
             ["MODEL.ROI_HEADS.IOU_THRESHOLDS", "[0.5, 0.6]"],
             r"\[0\.5, 0\.6\] cut IoU into 3 parts; MODEL\.ROI_HEADS\.IOU_LABELS \[0, 1\] must say",
         ),
+        (["MODEL.RPN.BBOX_REG_LOSS_TYPE", "l2"], r"BBOX_REG_LOSS_TYPE is 'l2'; it can be 'smooth"),
+        (
+            ["MODEL.RPN.BBOX_REG_WEIGHTS", "(1.0,)"],
+            r"RPN\.BBOX_REG_WEIGHTS \(1\.0,\) must hold four",
+        ),
+        (["MODEL.ROI_HEADS.POSITIVE_FRACTION", "2.0"], "FRACTION is 2.0; it must be from 0 to 1"),
+        (["MODEL.FPN.OUT_CHANNELS", "0"], r"FPN\.OUT_CHANNELS is 0; it must be >= 1"),
+        (["MODEL.PIXEL_STD", "[1.0, 1.0]"], r"PIXEL_STD \[1\.0, 1\.0\] must hold a number per"),
+        (["MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]"], r"is divided by; none may be 0"),
+        (
+            [
+                *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+                *("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "()"),
+            ],
+            r"IOUS \(\) must hold the threshold of each stage",
+        ),
+        (
+            [
+                *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+                *("MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", "(1, 2, 3)"),
+            ],
+            r"BBOX_REG_WEIGHTS\[0\] 1 must hold four numbers",
+        ),
         (["MODEL.RPN.IOU_THRESHOLDS", "[0.7, 0.3]"], r"RPN\.IOU_THRESHOLDS .* and not fall"),
         (
             [

@@ -10,11 +10,48 @@ from ..errors import choice_problems
 
 __all__ = ["head_problems"]
 
+_BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")  # of Detectron2
 _CHOICES = {
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"),
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": _BOX_LOSSES,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _BOX_LOSSES,
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": _BOX_LOSSES,
 }
+_AT_LEAST_1 = (
+    "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM",
+)
+_AT_LEAST_0 = (
+    "MODEL.RPN.SMOOTH_L1_BETA",
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV",
+    "MODEL.ROI_BOX_HEAD.NUM_FC",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV",
+)
+_SHARES = (  # from 0 to 1
+    "MODEL.ANCHOR_GENERATOR.OFFSET",
+    "MODEL.RPN.POSITIVE_FRACTION",
+    "MODEL.RPN.NMS_THRESH",
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "MODEL.RETINANET.NMS_THRESH_TEST",
+)
+_BOX_WEIGHTS = (
+    "MODEL.RPN.BBOX_REG_WEIGHTS",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+)
 # Keys that only some heads of ours know: key -> (key of the head, the head).
 _NEEDS = {
     "MODEL.RPN.NORM": ("MODEL.RPN.HEAD_NAME", "TransferRPNHead"),
@@ -56,6 +93,13 @@ def head_problems(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
         stock = values[name_key] in _STOCK_HEADS
         if values[key] not in _AS_DETECTRON2 and stock:
             yield f"{key} {values[key]!r} needs {name_key} {name}; it is {values[name_key]}"
+    yield from (f"{k} is {values[k]}; it must be >= 1" for k in _AT_LEAST_1 if values[k] < 1)
+    yield from (f"{k} is {values[k]}; it must be >= 0" for k in _AT_LEAST_0 if values[k] < 0)
+    for key in _SHARES:
+        if not 0 <= values[key] <= 1:
+            yield f"{key} is {values[key]}; it must be from 0 to 1"
+    for key in _BOX_WEIGHTS:
+        yield from _weight_problems(key, values[key])
     for group in _MATCHED:
         yield from _matcher_problems(group, values)
     yield from _layer_problems(cfg)
@@ -76,6 +120,12 @@ def _matcher_problems(group: str, values: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _weight_problems(key: str, weights: Any) -> Iterator[str]:
+    listed = isinstance(weights, list | tuple) and len(weights) in (4, 5)
+    if not listed or not all(isinstance(w, int | float) and w > 0 for w in weights):
+        yield f"{key} {weights!r} must hold four numbers above 0, or five for rotated boxes"
+
+
 def _layer_problems(cfg: CfgNode) -> Iterator[str]:
     widths = list(cfg.MODEL.RPN.CONV_DIMS)
     if not widths or any(width != -1 and (width < 1 or width != int(width)) for width in widths):
@@ -85,8 +135,6 @@ def _layer_problems(cfg: CfgNode) -> Iterator[str]:
         )
     head = cfg.MODEL.ROI_BOX_HEAD
     for key, width in (("NUM_CONV", "CONV_DIM"), ("NUM_FC", "FC_DIM")):
-        if head[key] < 0:
-            yield f"MODEL.ROI_BOX_HEAD.{key} is {head[key]}; it must be >= 0"
         if head[key] > 0 and head[width] < 1:
             yield f"MODEL.ROI_BOX_HEAD.{width} is {head[width]}; it must be > 0"
     if head.NAME in _BOX_HEADS and not head.NUM_CONV and not head.NUM_FC:
@@ -94,9 +142,6 @@ def _layer_problems(cfg: CfgNode) -> Iterator[str]:
             "MODEL.ROI_BOX_HEAD.NUM_CONV and NUM_FC are both 0: a box head has at least one "
             "layer; set NUM_FC to 2, or NUM_CONV to 4 and NUM_FC to 1"
         )
-    mask = cfg.MODEL.ROI_MASK_HEAD
-    if cfg.MODEL.MASK_ON and mask.NUM_CONV < 0:
-        yield f"MODEL.ROI_MASK_HEAD.NUM_CONV is {mask.NUM_CONV}; it must be >= 0"
 
 
 def _drop_connect_problems(cfg: CfgNode) -> Iterator[str]:
@@ -118,6 +163,12 @@ def _cascade_problems(cfg: CfgNode) -> Iterator[str]:
         yield f"{key} must increase, as from (0.5, 0.6, 0.7)"
     if not all(0 < iou < 1 for iou in ious):
         yield f"{key} must lie between 0 and 1"
+    if not ious:
+        yield f"{key} must hold the threshold of each stage, as (0.5, 0.6, 0.7)"
+        return
+    for number, weights in enumerate(options.BBOX_REG_WEIGHTS):
+        entry = f"MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS[{number}]"
+        yield from _weight_problems(entry, weights)
     first = list(cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS)
     if list(ious[:1]) != first:
         yield (

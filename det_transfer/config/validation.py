@@ -100,6 +100,11 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
         yield f"INPUT.LSJ.MIN_SCALE {low} and MAX_SCALE {high} must be 0 < MIN_SCALE <= MAX_SCALE"
     if cfg.INPUT.LSJ.ENABLED and cfg.INPUT.CROP.ENABLED:
         yield "INPUT.LSJ.ENABLED and INPUT.CROP.ENABLED are both on; large-scale jitter crops alone"
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != len(std):
+        yield f"MODEL.PIXEL_MEAN {mean} and MODEL.PIXEL_STD {std} must hold a number per channel"
+    if not all(std):
+        yield f"MODEL.PIXEL_STD {std} is divided by; none may be 0"
     for entry in cfg.DATASETS.CUSTOM:
         sound = isinstance(entry, list | tuple) and len(entry) == 3
         if not sound or not all(isinstance(part, str) for part in entry):

@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from .. import run_folder
 from ..config import Config, differences, load_config, scale_learning_rate, validate
-from ..errors import UserError
+from ..errors import UserError, machine_fault
 from ..reuse import MODES
 from .hooks import console_handlers
 
@@ -191,6 +191,8 @@ def _check_writable(output_dir: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        if machine_fault(error):
+            raise
         raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
 
 

@@ -1,10 +1,13 @@
+import errno
 import json
 import logging
+import os
 from collections import Counter
 
 import hotcoco
 import lvis
 import numpy as np
+import prepare_openmoji
 import pytest
 from mask_polygons import box
 from openmoji_classes import CLASSES
@@ -190,3 +193,20 @@ def test_the_folder_follows_detectron2s_variable(monkeypatch, tmp_path):
     assert openmoji_options.default_folder() == tmp_path / "openmoji"
     monkeypatch.delenv("DETECTRON2_DATASETS")
     assert openmoji_options.default_folder().parts[-2:] == ("datasets", "openmoji")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (errno.ENOSPC, 3, "error: a.jpg: No space left on device\n"),
+        (errno.EACCES, 2, "error: a.jpg: Permission denied\n"),
+    ],
+)
+def test_a_full_disk_is_no_mistake_of_the_users(monkeypatch, capsys, number, code, says):
+    def fails(args):
+        raise OSError(number, os.strerror(number), "a.jpg")
+
+    monkeypatch.setattr(prepare_openmoji, "run", fails)
+    monkeypatch.setattr("sys.argv", ["prepare_openmoji.py"])
+    assert prepare_openmoji.main() == code
+    assert capsys.readouterr().err == says

@@ -47,7 +47,7 @@ format: setup ## let ruff mend and format
 	@$(run) -m ruff check --fix
 	@$(run) -m ruff format
 
-benchmark: setup ## every script in tools/benchmarks, and a page of bars (an hour)
+benchmark: setup ## every script in tools/benchmarks, and a page of bars (hours)
 	@$(run) tools/run_benchmarks.py $(ARGS)
 
 results: setup ## the page of results, docs/scale.md and README's picture, from docs/results/*.json

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """All benchmarks of tools/benchmarks, one after the other, and a page of bars: `make benchmark`.
 
-    python tools/run_benchmarks.py                            # sizes for two cores: about an hour
+    python tools/run_benchmarks.py                            # sizes for two cores: hours
     python tools/run_benchmarks.py --device cuda              # what has sizes for a GPU
     python tools/run_benchmarks.py --only reuse_modes checkpoints
     python tools/run_benchmarks.py --page-only                # from the json files that are there

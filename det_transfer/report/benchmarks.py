@@ -24,6 +24,7 @@ _UNITS = {
     "_percent": "percent",
 }
 _NOT_MEASURED = ("metrics", "goal", "largest_difference")  # accuracy, and what was asked for
+_RATES = "what the machine can do"
 _WIDE = 36  # letters of a line beside the bars
 _MOST_BARS = 40  # of a drawing; beyond, the table alone
 
@@ -74,9 +75,10 @@ def _leaves(
 
 
 def _alike(results: Mapping[str, Any]) -> bool:
-    """Whether all have the same columns: then a column is what belongs together."""
+    """Whether all have the same columns, and none is a unit ("seconds:"): then a column is what
+    belongs together."""
     columns = [tuple(v) for v in results.values() if isinstance(v, Mapping)]
-    return len(columns) > 1 and len(set(columns)) == 1
+    return len(columns) > 1 and len(set(columns)) == 1 and not any(n[-1:] == ":" for n in results)
 
 
 def _placed(path: tuple[str, ...], by_column: bool) -> tuple[str, str]:
@@ -133,10 +135,8 @@ def _section(name: str, report: Mapping[str, Any]) -> Section:
         report.get("title", name).removeprefix("Benchmark: "), lead=report.get("note", "")
     )
     for what, numbers in measured(report["results"]).items():
-        rows = [[n.name, *map(_short, (n.value, n.low, n.high))] for n in numbers]
-        table = Table(["", "median", "least", "most"], rows, title="numbers", folded=True)
         if len(numbers) > _MOST_BARS:
-            section.parts.append(Table(table.head, rows, title=what, folded=True))
+            section.parts.append(_table(numbers, what))
             continue
         title = f"{section.title}: {what}"
         svg = bars(
@@ -147,9 +147,16 @@ def _section(name: str, report: Mapping[str, Any]) -> Section:
             write=_short,
             spans=[(n.low, n.high) for n in numbers],
         )
-        section.parts.append(Figure(what, svg, table))
+        section.parts.append(Figure(what, svg, _table(numbers, "numbers")))
+    for what, numbers in measured({_RATES: report["machine"].get("rates", {})}).items():
+        section.parts.append(_table(numbers, what))
     section.parts.append(Code(report["command"]))
     return section
+
+
+def _table(numbers: Sequence[Measured], title: str) -> Table:
+    rows = [[n.name, *map(_short, (n.value, n.low, n.high))] for n in numbers]
+    return Table(["", "median", "least", "most"], rows, title=title, folded=True)
 
 
 def _short(value: float) -> str:

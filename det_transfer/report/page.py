@@ -338,6 +338,7 @@ def _conditions(content: Mapping[str, Any]) -> str:
         f"{cores} core{'s' * (cores != 1)}" if cores else None,
         f"{machine['memory_gb']} GB of memory" if "memory_gb" in machine else None,
         f"runs on {devices}" if devices else None,
+        ", ".join(f"{_value(rate)} {name}" for name, rate in machine.get("rates", {}).items()),
         ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
     known = "; ".join(filter(None, parts))

@@ -35,6 +35,11 @@ def test_tables_with_the_same_columns_are_turned():
     assert named(scores) == {"s": ["logme", "knn"], "CPU seconds": ["logme", "knn"]}
 
 
+def test_tables_of_one_side_are_not_turned():
+    results = {"seconds:": {"ours": 2.0}, "percent of the disk:": {"ours": 50.0}}
+    assert named(results) == {"seconds": ["ours"], "percent of the disk": ["ours"]}
+
+
 def test_rows_go_by_their_units():
     rows = [
         {

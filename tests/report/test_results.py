@@ -144,7 +144,8 @@ def test_json_of_another_shape(checkout):
         {"task": "bbox", "ours": {"call_s": {"median": 0.5, "min": 0.4, "max": 0.6}}, "times": 71},
         {"task": "segm", "ours": {"call_s": {"median": 2.0, "min": 2.0, "max": 2.0}}},
     ]
-    machine = {"cpu": "a fast one", "cores_used": 1}
+    rates = {"GB/s of copies": {"median": 9.5, "min": 8.0, "max": 9.75}}
+    machine = {"cpu": "a fast one", "cores_used": 1, "rates": rates}
     content = {"command": "python bench.py", "machine": machine, "results": results}
     write_json(checkout / "docs/results/a_benchmark.json", content)
     text = render(checkout)[PAGE].decode()
@@ -153,7 +154,7 @@ def test_json_of_another_shape(checkout):
     assert row(text, "") == ["", "bbox", "segm"]
     assert row(text, "ours call s") == ["ours call s", "0.5 (0.4 to 0.6)", "2 (2 to 2)"]
     assert row(text, "times") == ["times", "71", "-"]
-    assert "a fast one; 1 core." in text
+    assert "a fast one; 1 core; 9.5 (8 to 9.75) GB/s of copies." in text
     assert "python bench.py" in text
 
 

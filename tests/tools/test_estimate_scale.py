@@ -103,6 +103,29 @@ def test_a_batch_that_cannot_be_shared(gpus):
     assert "cannot be shared evenly" in done.stderr
 
 
+def test_rates_of_one_round_or_of_several(tmp_path):
+    """What is reckoned with is the median."""
+    known = json.loads((ROOT / "docs/results/benchmark_data_loading.json").read_text())
+    wide = {"min": 1e-3, "max": 1e3}
+    for row in known["results"]:
+        row["images_per_cpu_s"] = {"median": median(row["images_per_cpu_s"]), **wide}
+    key = "photos a CPU second, 256 px"
+    photos = {"median": median(COUNTS["results"][key]), **wide}
+    counts = {**COUNTS, "results": {**COUNTS["results"], key: photos}}
+    words = []
+    for name, content in (("loading", known), ("counts", counts)):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(content))
+        words += [f"--{name}", path]
+    shown = estimate("--show", "time")
+    assert shown.returncode == 0
+    assert estimate("--show", "time", *words) == shown
+
+
+def median(value):
+    return value["median"] if isinstance(value, dict) else value
+
+
 def test_a_json_without_a_side(tmp_path):
     path = tmp_path / "loading.json"
     shutil.copy(ROOT / "docs/results/benchmark_data_loading.json", path)

@@ -3,7 +3,8 @@
 
 Sides: tools/train_net.py, first and later starts (the second has the annotations in its cache), and
 Detectron2's own ``DefaultTrainer`` on the same json, with its stock ResNet-50 FPN. Of ours also
-where the time goes. Each start is a process of its own; the sides take turns.
+where the time goes. Each start is a process of its own; the sides take turns. Most of it is Python
+importing, which no rate of the machine bounds.
 
     python tools/benchmarks/cold_start.py --output docs/results/benchmark_cold_start.json
 
@@ -12,7 +13,6 @@ The data are those of the first run (datasets/prepare_openmoji.py); --json and -
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measurements import write_measurements
+from measurements import spread, spreads, write_measurements
 
 from det_transfer.data.catalog import datasets_root
 from det_transfer.run_folder import read_json
@@ -123,14 +123,11 @@ def sides(args: argparse.Namespace, folder: Path, round_: int) -> dict[str, str]
     }
 
 
-def parts(marks: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of the seconds between one mark and the next."""
-    names = sorted(marks[0], key=marks[0].__getitem__)
-    found = {}
-    for before, name in zip([None, *names], names, strict=False):
-        spent = [m[name] - (m[before] if before else 0.0) for m in marks]
-        found[name] = statistics.median(spent)
-    return found
+def parts(marks: dict[str, float]) -> dict[str, float]:
+    """Seconds between one mark and the next."""
+    names = sorted(marks, key=marks.__getitem__)
+    begins = [0.0, *(marks[name] for name in names[:-1])]
+    return {name: marks[name] - begin for name, begin in zip(names, begins, strict=True)}
 
 
 def main() -> None:
@@ -156,15 +153,14 @@ def main() -> None:
     whole = {name: [m["first iteration"] for m in marks] for name, marks in found.items()}
     results: dict[str, Any] = {
         "seconds to the end of the first iteration:": {
-            name: {"median": statistics.median(s), "min": min(s), "max": max(s)}
-            for name, s in whole.items()
+            name: spread(seconds) for name, seconds in whole.items()
         },
-        **{f"seconds of {name}": parts(marks) for name, marks in found.items()},
+        **{f"seconds of {name}": spreads([parts(m) for m in ms]) for name, ms in found.items()},
     }
-    for name, seconds in whole.items():
-        print(f"{name:30} {statistics.median(seconds):6.2f} s")
+    for name, seconds in results["seconds to the end of the first iteration:"].items():
+        print(f"{name:30} {seconds['median']:6.2f} s")
     for name, seconds in results["seconds of ours, later"].items():
-        print(f"  {name:28} {seconds:6.2f} s")
+        print(f"  {name:28} {seconds['median']:6.2f} s")
     write_measurements(
         args.output,
         "from the command to the first iteration",

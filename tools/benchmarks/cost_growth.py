@@ -7,14 +7,14 @@ the first batch and memory of our loader on a json with so many images, read bef
 seconds and memory from the files, LVIS protocol, boxes. Beside each table the power that its
 medians grow with, by least squares on logarithms: 1 is in proportion, 0 not at all.
 
-K detectors on one trunk are measured by tools/benchmarks/shared_backbone.py.
+K detectors on one trunk are measured by tools/benchmarks/shared_backbone.py, how near a step comes
+to the machine's matrix products by reuse_modes.py.
 
     python tools/benchmarks/cost_growth.py --output docs/results/benchmark_cost_growth.json
     python tools/benchmarks/cost_growth.py --parts objects repeats --device cuda --size 1024
 """
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from measurements import write_measurements
+from measurements import spread, write_measurements
 from sides import take_turns
 
 from det_transfer.config import load_config
@@ -154,10 +154,6 @@ def evaluations(
 
 
 PARTS = {"images": images, "classes": classes, "objects": objects, "repeats": repeats}
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def power(table: Table) -> float:

@@ -12,7 +12,8 @@ peak memory
     what the process grows by beyond its imports
 
 The precision and recall of every category are compared in full, not the means alone. Where the
-package faster-coco-eval is installed, it is a third side under COCO's protocol.
+package faster-coco-eval is installed, it is a third side under COCO's protocol. The official tools
+are the measure: sorting and matching are neither matrix products nor copies.
 
     python tools/benchmarks/evaluation.py                              # 3 minutes
     python tools/benchmarks/evaluation.py --repeats 3 --output FILE    # medians
@@ -25,7 +26,6 @@ import importlib
 import importlib.util
 import io
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_util
-from measurements import write_measurements
+from measurements import spread, write_measurements
 
 from det_transfer.evaluation.backends import Accumulated, Detections, import_lvis, load_backend
 from det_transfer.evaluation.files import read_parts, write_predictions_json
@@ -271,7 +271,7 @@ def compare(protocol: str, task: str, sides: list[str], repeats: int, folder: Pa
             runs.append(_in_a_process(side, protocol, task, folder))
     row = {"protocol": protocol, "task": task}
     for side, runs in measured.items():
-        row[side] = {key: _spread([r[key] for r in runs]) for key in MEASURED}
+        row[side] = {key: spread(r[key] for r in runs) for key in MEASURED}
         row[side]["metrics"] = runs[0]["metrics"]
     others = [side for side in sides if side != "ours"]
     for side in others:
@@ -289,10 +289,6 @@ def _in_a_process(side: str, protocol: str, task: str, folder: Path) -> dict:
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout)
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def _difference(folder: Path, side: str) -> float:

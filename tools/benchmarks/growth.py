@@ -4,7 +4,8 @@
 Two trainers on the same drawn images and views, one with MODEL.CLASSIFIER.CACHE, each in a process
 of its own with one thread, take turns step by step: data, forward, backward and update. An epoch
 is so many steps; what filling the cache takes once is told apart. CPU seconds hardly depend on
-what else the machine does.
+what else the machine does. Beside them stands how near a step, with its data, comes to the matrix
+products of one thread.
 
 With --runs whole runs follow, each in a process of its own: start, cache, training and evaluation
 of a widened network; with one thread, and once more with one for every core. Table 1
@@ -20,7 +21,6 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,8 +32,8 @@ from typing import Any
 
 import torch
 from detectron2.utils.events import EventStorage
-from measurements import write_measurements
-from sides import Turns, take_turns
+from measurements import PRODUCTS, ratios, spread, spreads, write_measurements
+from sides import Turns, operations, take_turns
 
 from det_transfer.classification import ClassificationTrainer, prepare
 from det_transfer.engine.launch import quiet
@@ -88,39 +88,46 @@ def trainer(args: argparse.Namespace, folder: Path, output: str) -> Classificati
 
 
 def side(args: argparse.Namespace, folder: Path, output: str) -> Callable[[], None]:
-    """A training step of one side; how long its making took lies in a file beside."""
+    """A training step of one side; how long its making took, and what a step is, lie in a file."""
     torch.set_num_threads(1)
     start, computed = time.perf_counter(), time.process_time()
     made = trainer(args, folder, output)
     took = {"s": time.perf_counter() - start, "cpu_s": time.process_time() - computed}
-    (folder / f"{output}.json").write_text(json.dumps(took))
 
     def step() -> None:
         with EventStorage(0):
             made._trainer.iter = 0
             made._trainer.run_step()
 
+    took["operations"] = operations(step)
+    (folder / f"{output}.json").write_text(json.dumps(took))
     return step
 
 
 def whole_runs(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Seconds of a run of each scope from start to end, and of Table 1."""
-    found: dict[str, Any] = {}
-    for scope in TABLE1:
-        one_thread, cpu = whole_run(args, folder, scope, 1)
-        alone, _ = whole_run(args, folder, scope, len(os.sched_getaffinity(0)))
-        found[scope] = {"run_s": one_thread, "run_cpu_s": cpu, "alone_on_all_cores_s": alone}
+    rounds = []
+    for round_ in range(args.run_rounds):
+        place = folder / f"round{round_}"
+        rounds.append({scope: runs_of(args, folder, place / scope, scope) for scope in TABLE1})
+    found: dict[str, Any] = {scope: spreads([one[scope] for one in rounds]) for scope in TABLE1}
     for kind, name in (("run_s", "table1_min_on_two_cores"), ("run_cpu_s", "table1_cpu_min")):
-        total = sum(count * found[scope][kind] for scope, count in TABLE1.items())
-        found[name] = total / (120 if kind == "run_s" else 60)
+        totals = [sum(n * one[scope][kind] for scope, n in TABLE1.items()) for one in rounds]
+        found[name] = spread(total / (120 if kind == "run_s" else 60) for total in totals)
     return found
 
 
+def runs_of(args: argparse.Namespace, folder: Path, place: Path, scope: str) -> dict[str, float]:
+    """A run with one thread, and one on all cores."""
+    one_thread, cpu = whole_run(args, folder, place / "one", scope, 1)
+    alone, _ = whole_run(args, folder, place / "all", scope, len(os.sched_getaffinity(0)))
+    return {"run_s": one_thread, "run_cpu_s": cpu, "alone_on_all_cores_s": alone}
+
+
 def whole_run(
-    args: argparse.Namespace, folder: Path, scope: str, threads: int
+    args: argparse.Namespace, folder: Path, output: Path, scope: str, threads: int
 ) -> tuple[float, float]:
     """Seconds, and CPU seconds, of one run."""
-    output = folder / f"{scope}_{threads}"
     words = options(args, folder, "cached")
     words += ["MODEL.CLASSIFIER.SCOPE", scope, "DATASETS.TEST", "('test',)"]
     words += ["INPUT.VIEW.FIXED", "2", "SOLVER.IMS_PER_BATCH", "32", "SOLVER.STEPS", "()"]
@@ -148,10 +155,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--runs", action="store_true", help="time whole runs too")
+    parser.add_argument("--run-rounds", type=int, default=1, help="of whole runs, 4 minutes each")
     parser.add_argument("--iterations", type=int, default=300, help="of a run")
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     quiet()
+    torch.set_num_threads(1)  # for the machine's rates, as in the sides
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_tiny_images(
@@ -174,6 +183,11 @@ def main() -> None:
         "training of scope New on cached activations",
         results,
         packages=("torch", "torchvision", "detectron2", "numpy"),
+        reached={
+            PRODUCTS["fp32"]: {
+                name: side.gflops(made[name]["operations"]) for name, side in turns.items()
+            }
+        },
         data={k: v for k, v in vars(args).items() if k != "output"},
     )
 
@@ -184,15 +198,16 @@ def summary(
     steps = args.classes * args.images / args.batch
     found: dict[str, Any] = {
         name: {
-            "step_ms": 1000 * statistics.median(side.seconds),
-            "step_cpu_ms": 1000 * statistics.median(side.cpu),
-            "epoch_s": steps * statistics.median(side.seconds),
+            "step_ms": spread(1000 * seconds for seconds in side.seconds),
+            "step_cpu_ms": spread(1000 * seconds for seconds in side.cpu),
+            "epoch_s": spread(steps * seconds for seconds in side.seconds),
             "peak_bytes": side.peak,
         }
         for name, side in turns.items()
     }
-    found["times_faster"] = found["uncached"]["step_ms"] / found["cached"]["step_ms"]
-    found["times_faster_cpu"] = found["uncached"]["step_cpu_ms"] / found["cached"]["step_cpu_ms"]
+    uncached, cached = turns["uncached"], turns["cached"]
+    found["times_faster"] = ratios(uncached.seconds, cached.seconds)
+    found["times_faster_cpu"] = ratios(uncached.cpu, cached.cpu)
     found["filling_the_cache_cpu_s"] = made["cached"]["cpu_s"] - made["uncached"]["cpu_s"]
     return found
 

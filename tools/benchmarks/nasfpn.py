@@ -2,7 +2,8 @@
 """Speed and memory of NAS-FPN against the same table with a module for every operation.
 
 Forward and backward of 256 channels, 5 repeats, on features of 640 px. Each side has a process of
-its own; they take turns; medians over rounds.
+its own; they take turns; medians over rounds, and how near they come to the machine's matrix
+products of the same precision.
 
     python tools/benchmarks/nasfpn.py --output docs/results/benchmark_nasfpn.json
     python tools/benchmarks/nasfpn.py --device cuda --batch 16 --compile
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import torch
 from detectron2.modeling import Backbone
-from measurements import write_measurements
-from sides import take_turns
+from measurements import PRODUCTS, write_measurements
+from sides import operations, take_turns
 from torch import Tensor, nn
 
 from det_transfer.engine.allocator import keep_freed_memory
@@ -27,7 +28,6 @@ from det_transfer.modeling.backbone.nasfpn import CELL, LEVELS, wiring
 
 CHANNELS = {"res3": 512, "res4": 1024, "res5": 2048}  # of a ResNet-50
 LAYOUTS = ("contiguous", "channels last")
-PRECISIONS = ("fp32", "bf16")
 
 
 class Given(Backbone):
@@ -163,7 +163,7 @@ def main() -> None:
     makers = {
         f"{side}, {precision}, {layout}": partial(step, side, precision, layout, args)
         for layout in LAYOUTS
-        for precision in PRECISIONS
+        for precision in PRODUCTS
         for side in SIDES
     }
     found = take_turns(makers, rounds=args.rounds, device=args.device)
@@ -171,10 +171,19 @@ def main() -> None:
     megabytes = {name: side.peak / 1e6 for name, side in found.items()}
     times = {}
     for layout in LAYOUTS:
-        for precision in PRECISIONS:
+        for precision in PRODUCTS:
             a, b = (f"{side}, {precision}, {layout}" for side in SIDES)
             times[f"step: {a} / {b}"] = seconds[a]["median"] / seconds[b]["median"]
             times[f"memory: {a} / {b}"] = megabytes[a] / megabytes[b]
+    counted = {side: operations(step(side, "fp32", "contiguous", args)) for side in SIDES}
+    reached = {
+        rate: {
+            name: turns.gflops(counted[name.split(",")[0]])
+            for name, turns in found.items()
+            if precision in name
+        }
+        for precision, rate in PRODUCTS.items()
+    }
     for name, ratio in times.items():
         print(f"{ratio:6.2f}  {name}")
     write_measurements(
@@ -186,6 +195,7 @@ def main() -> None:
             "peak MB of a process:": megabytes,
         },
         device=args.device,
+        reached=reached,
         data={"images": args.batch, "side_px": args.size, "rounds": args.rounds},
     )
 

@@ -2,7 +2,8 @@
 """What the plan runner costs: the same runs by a plan and one after the other, in turn.
 
 A run is a program that sleeps and then writes a run folder, so that all else is overhead: reading
-and checking the plan (with torch and Detectron2 imported once), looking at folders, tables.
+and checking the plan (with torch and Detectron2 imported once), looking at folders, tables. The
+runs themselves are the measure; no rate of the machine bounds the rest.
 
     python tools/benchmarks/plan_overhead.py --output docs/results/benchmark_plan_overhead.json
 """
@@ -10,15 +11,14 @@ and checking the plan (with torch and Detectron2 imported once), looking at fold
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
-import time
+from functools import partial
 from pathlib import Path
 
-from measurements import write_measurements
+from measurements import spreads, timed, write_measurements
 
 from det_transfer.engine.plan import read_plan
 
@@ -36,26 +36,30 @@ PROGRAM = """
 """
 
 
-def timed(command: list[str]) -> float:
-    start = time.perf_counter()
+def seconds_of(command: list[str]) -> float:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    return time.perf_counter() - start
+    run = partial(subprocess.run, cwd=ROOT, env=environment, check=True, capture_output=True)
+    return timed(partial(run, command))
 
 
-def measure(folder: Path, runs: int, seconds: float) -> tuple[float, float]:
-    """Seconds of the plan, and of its runs one after the other without it."""
+def measure(folder: Path, runs: int, seconds: float) -> dict[str, float]:
+    """The plan, and its runs one after the other without it."""
     program = folder / "program.py"
     program.write_text(textwrap.dedent(PROGRAM.format(seconds=seconds)))
     plan = folder / "plan.yaml"
     seeds = list(range(1, runs + 1))
     plan.write_text(f"program: {program}\noutput: {folder / 'runs'}\nseeds: {seeds}\n")
-    by_plan = timed([sys.executable, "tools/run_plan.py", str(plan)])
+    by_plan = seconds_of([sys.executable, "tools/run_plan.py", str(plan)])
     alone = sum(
-        timed([sys.executable, *run.command(resume=False)])
+        seconds_of([sys.executable, *run.command(resume=False)])
         for run in read_plan(plan, folder / "alone").runs
     )
-    return by_plan, alone
+    return {
+        "by_plan_s": by_plan,
+        "one_after_the_other_s": alone,
+        "overhead_s": by_plan - alone,
+        "overhead_percent": 100 * (by_plan - alone) / alone,
+    }
 
 
 def main() -> None:
@@ -64,23 +68,14 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=20.0, help="of a run")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3, help="of both, four minutes each")
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
-    pairs = []
+    rounds = []
     for _ in range(args.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            pairs.append(measure(Path(folder), args.runs, args.seconds))
-    by_plan, alone = (statistics.median(side) for side in zip(*pairs, strict=True))
-    results = [
-        {
-            "what": "plan",
-            "by_plan_s": by_plan,
-            "one_after_the_other_s": alone,
-            "overhead_s": by_plan - alone,
-            "overhead_percent": 100 * (by_plan - alone) / alone,
-        }
-    ]
+            rounds.append(measure(Path(folder), args.runs, args.seconds))
+    results = [{"what": "plan", **spreads(rounds)}]
     print(json.dumps(results, indent=1))
     write_measurements(
         args.output,

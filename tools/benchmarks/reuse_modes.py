@@ -23,9 +23,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.events import EventStorage
-from measurements import write_measurements
-from sides import Clock, Turns, machine_rates, take_turns, watch
-from torch.utils.flop_counter import FlopCounterMode
+from measurements import PRODUCTS, write_measurements
+from sides import Clock, Turns, operations, take_turns, watch
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
@@ -181,16 +180,6 @@ def able(sides: dict[str, Side], args: argparse.Namespace) -> dict[str, Side]:
     return {name: side for name, side in sides.items() if side.precision in args.precisions}
 
 
-def operations(args: argparse.Namespace) -> dict[str, float]:
-    """Of one step, a multiply-add counts 2; in whatever precision."""
-    found = {}
-    for name, side in able(STEPS, args).items():
-        with FlopCounterMode(display=False) as counter:
-            training_step(side, args)()
-        found[name] = counter.get_total_flops()
-    return found
-
-
 def trunk_forward(side: Side, args: argparse.Namespace) -> Callable[[], None]:
     trunk = trunk_of(build(side, args)[0])
     images = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
@@ -293,8 +282,8 @@ def main() -> None:
         "step": {name: side.summary() for name, side in steps.items()},
         "memory": {name: side.peak for name, side in steps.items()},
     }
-    counted = operations(args)
-    rates = {n: counted[n] / s.summary()["median"] / 1e9 for n, s in steps.items()}
+    counted = {n: operations(training_step(side, args)) for n, side in able(STEPS, args).items()}
+    rates = {name: side.gflops(counted[name]) for name, side in steps.items()}
     saved = {n: checkpoint(STEPS[n], args) for n in ("frozen, fast, fp32", "finetune, fp32")}
     results = {
         "times": ratios(measured),
@@ -303,7 +292,6 @@ def main() -> None:
         "milliseconds of": profile(args),
         "GFLOP of a step:": {name: count / 1e9 for name, count in counted.items()},
         "GFLOP a second in a step:": rates,
-        "of the machine:": machine_rates(args.device),
         "peak MB of a process:": {k: v / 1e6 for k, v in measured["memory"].items()},
         "MB of a checkpoint's model:": {k: v["bytes"] / 1e6 for k, v in saved.items()},
         "MB that are trained:": {k: v["trained_bytes"] / 1e6 for k, v in saved.items()},
@@ -318,6 +306,10 @@ def main() -> None:
         "modes of reuse",
         results,
         device=args.device,
+        reached={
+            PRODUCTS[precision]: {n: r for n, r in rates.items() if STEPS[n].precision == precision}
+            for precision in args.precisions
+        },
         data={"images": args.batch, "side_px": args.size, "rounds": args.rounds},
     )
 

@@ -4,7 +4,8 @@
 Counted, without any computing: operations of training and inference, and the bytes that forward
 keeps for backward, of each recipe at its own size in bf16; the same of detectors whose speed or
 memory somebody has measured on GPUs, and of CaffeNet with its first n layers frozen. Measured:
-bytes of predictions as they lie on the disk, and CPU seconds of loading a photo for a classifier.
+bytes of predictions as they lie on the disk, and CPU seconds of loading a photo for a classifier,
+which is mostly decoding: no rate of the machine bounds it.
 
     python tools/benchmarks/scale.py --photos output/data/minicoco/train2017 \\
         --annotations output/data/minicoco/annotations/instances_train2017.json \\
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
-from measurements import write_measurements
+from measurements import Spread, spread, write_measurements
 from pycocotools.coco import COCO
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -238,7 +239,7 @@ def caffenet(frozen: int) -> dict[str, int]:
     }
 
 
-def view_rate(photos: Path, most: int) -> float:
+def view_rate(photos: Path, most: int, rounds: int) -> Spread:
     """Photos that a core loads in a second for CaffeNet's recipe: warped to 256 px, cropped."""
     torch.set_num_threads(1)
     files = sorted(photos.glob("*.jpg"))[:most]
@@ -251,10 +252,13 @@ def view_rate(photos: Path, most: int) -> float:
     )
     cfg = load_config(str(ROOT / "configs/classification/transferability_caffenet.yaml"), []).cfg
     mapper = ClassificationMapper(cfg, is_train=True)
-    start = time.process_time()
-    for index in range(len(images)):
-        mapper({**images.record(index), "images": images})
-    return len(images) / (time.process_time() - start)
+    taken = []
+    for _ in range(rounds):
+        start = time.process_time()
+        for index in range(len(images)):
+            mapper({**images.record(index), "images": images})
+        taken.append(time.process_time() - start)
+    return spread(len(images) / seconds for seconds in taken)
 
 
 def prediction_bytes(annotations: Path) -> dict[str, float]:
@@ -287,6 +291,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="a folder of .jpg files")
     parser.add_argument("--annotations", type=Path, required=True, help="a json in COCO's format")
     parser.add_argument("--most", type=int, default=300, help="photos to load")
+    parser.add_argument("--rounds", type=int, default=5, help="of loading them")
     parser.add_argument("--output", type=Path, help="write the numbers as json")
     args = parser.parse_args()
     quiet()
@@ -294,12 +299,13 @@ def main() -> None:
         args.output,
         "what a run at the papers' scale is made of",
         {
-            "photos a CPU second, 256 px": view_rate(args.photos, args.most),
+            "photos a CPU second, 256 px": view_rate(args.photos, args.most, args.rounds),
             "bytes a detection:": prediction_bytes(args.annotations),
         },
         note="Loading of a core, in CPU seconds, for a classifier; predictions as they would be "
         "were the annotated objects detections. What is counted on the meta device stands in the "
         "json, and in docs/scale.md.",
+        data={"photos": args.most, "rounds": args.rounds},
         recipes={path: recipe(path) for path in tqdm(RECIPES, unit="recipe")},
         runs={mode: quick(mode) for mode in QUICK_MODES},
         zoo={name: zoo(name) for name in ZOO},

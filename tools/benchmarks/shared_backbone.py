@@ -3,15 +3,14 @@
 
 For K = 1, 2, 4, 8 and two detectors on a frozen ResNet-50 (Faster R-CNN with FPN, Cascade with
 NAS-FPN), one image at a time: the K composed, the K one after the other, and the two parts of the
-limit, the trunk once and what stands on it K times. Each is a process of its own; they take turns;
-medians over rounds.
+limit, the trunk once and what stands on it K times, which is nearer than the machine's. Each is a
+process of its own; they take turns; medians over rounds.
 
     python tools/benchmarks/shared_backbone.py --output docs/results/benchmark_shared_backbone.json
     python tools/benchmarks/shared_backbone.py --device cuda --size 1024
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from detectron2.modeling import Backbone, build_model
-from measurements import write_measurements
+from measurements import spread, write_measurements
 from sides import take_turns
 from torch import nn
 
@@ -140,7 +139,8 @@ def compare(path: str, count: int, args: argparse.Namespace) -> dict[str, Any]:
     found = take_turns(sides, rounds=args.rounds, device=args.device)
     seconds = {name: side.summary()["median"] for name, side in found.items()}
     least = seconds["trunk"] + seconds["heads"]
-    cpu = {name: statistics.median(side.cpu) for name, side in found.items()}
+    cpu = {name: spread(side.cpu) for name, side in found.items()}
+    least_cpu = cpu["trunk"]["median"] + cpu["heads"]["median"]
     return {
         "proposals a detector": count_proposals(path, args),
         **{f"seconds, {name}": found[name].summary() for name in SIDES},
@@ -148,7 +148,7 @@ def compare(path: str, count: int, args: argparse.Namespace) -> dict[str, Any]:
         "times limit: composed": seconds["composed"] / least,
         # What else the machine does is hardly in these; on a GPU they say little.
         **{f"CPU seconds, {name}": value for name, value in cpu.items()},
-        "times limit: composed, CPU seconds": cpu["composed"] / (cpu["trunk"] + cpu["heads"]),
+        "times limit: composed, CPU seconds": cpu["composed"]["median"] / least_cpu,
         "times composed: apart": seconds["apart"] / seconds["composed"],
         "peak MB, composed": found["composed"].peak / 1e6,
         "peak MB, apart": found["apart"].peak / 1e6,

@@ -5,7 +5,6 @@ own state of allocator and caches.
 """
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,12 +13,21 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from measurements import Spread, spread
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from det_transfer.engine.hooks import peak_memory
 from det_transfer.engine.launch import quiet
 
-__all__ = ["Clock", "SideEndedError", "Turns", "machine_rates", "take_turns", "watch"]
+__all__ = [
+    "Clock",
+    "SideEndedError",
+    "Turns",
+    "operations",
+    "take_turns",
+    "watch",
+]
 
 Step = Callable[[], None]
 
@@ -47,12 +55,12 @@ class Turns:
     cpu: list[float]
     peak: int
 
-    def summary(self) -> dict[str, float]:
-        return {
-            "median": statistics.median(self.seconds),
-            "min": min(self.seconds),
-            "max": max(self.seconds),
-        }
+    def summary(self) -> Spread:
+        return spread(self.seconds)
+
+    def gflops(self, operations: int) -> Spread:
+        """GFLOP a second, of turns with so many operations."""
+        return spread(operations / 1e9 / seconds for seconds in self.seconds)
 
 
 def take_turns(
@@ -117,29 +125,11 @@ def _serve(make: Callable[[], Step], device: str, pipe: Connection) -> None:
     pipe.send(peak_memory()[device.replace("cpu", "host")])
 
 
-def machine_rates(device: str = "cpu", size: int = 2048, repeats: int = 7) -> dict[str, float]:
-    """What bounds a step: GFLOP a second of matrix products, GB a second of copies; medians."""
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        seconds = _median_seconds(lambda a=a, b=b: a @ b, device, repeats)
-        rates[f"GFLOP/s of {str(dtype).removeprefix('torch.')} products"] = 2e-9 * size**3 / seconds
-    source = torch.zeros(64 * size, size // 2, device=device)  # larger than any cache
-    target = torch.empty_like(source)
-    seconds = _median_seconds(lambda: target.copy_(source), device, repeats)
-    rates["GB/s of copies"] = 2e-9 * source.nbytes / seconds  # read and written
-    return rates
-
-
-def _median_seconds(step: Step, device: str, repeats: int) -> float:
-    taken = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
+def operations(step: Step) -> int:
+    """Of a step, on floating-point numbers of whatever precision; a multiply-add counts 2."""
+    with FlopCounterMode(display=False) as counter:
         step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[2:])
+    return counter.get_total_flops()
 
 
 class Clock:

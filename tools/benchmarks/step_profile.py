@@ -3,14 +3,14 @@
 
 A synchronisation is where Python waits for a number that a GPU has not computed yet (``.item()``,
 ``nonzero``, an index of bools): there they cost most, but they can be counted on a CPU. Whose they
-are says the innermost file that is not torch's.
+are says the innermost file that is not torch's. How near a whole step comes to the machine's matrix
+products is measured by tools/benchmarks/reuse_modes.py.
 
     python tools/benchmarks/step_profile.py --output docs/results/benchmark_step_profile.json
     python tools/benchmarks/step_profile.py --device cuda --batch 8 --size 1024 --rois 512
 """
 
 import argparse
-import statistics
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from measurements import write_measurements
+from measurements import Spread, spread, write_measurements
 from sides import Clock, watch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -121,7 +121,7 @@ def count(args: argparse.Namespace) -> Ledger:
     return ledger
 
 
-def clock(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+def clock(args: argparse.Namespace) -> dict[str, Spread]:
     """Milliseconds of each part; "backbone" includes the trunk."""
     spent: dict[str, list[float]] = {}
     model, step = build(args)
@@ -132,10 +132,7 @@ def clock(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         if round_ == 2:
             spent.clear()
         step(*marks)
-    return {
-        part: {"median": statistics.median(ms), "min": min(ms), "max": max(ms)}
-        for part, ms in spent.items()
-    }
+    return {part: spread(ms) for part, ms in spent.items()}
 
 
 def main() -> None:

@@ -70,12 +70,16 @@ def read_rates(
     counted = _read(counts, _COUNTS)
     bytes_ = counted["results"]["bytes a detection:"]
     return Rates(
-        loaded={key: sides[side]["images_per_cpu_s"] for key, side in _LOADER.items()},
-        view=counted["results"]["photos a CPU second, 256 px"],
+        loaded={key: _median(sides[side]["images_per_cpu_s"]) for key, side in _LOADER.items()},
+        view=_median(counted["results"]["photos a CPU second, 256 px"]),
         evaluator=_evaluator(coco=coco_evaluation, lvis=lvis_evaluation),
         detection_bytes={False: bytes_["boxes"], True: bytes_["boxes and masks"]},
         cpu=_cpu_runs(runs, counted["runs"]),
     )
+
+
+def _median(value: float | dict[str, float]) -> float:
+    return value["median"] if isinstance(value, dict) else value
 
 
 def _evaluator(**paths: Path) -> dict[tuple[str, str], float]:
@@ -161,7 +165,9 @@ def _each(item: dict[str, Any]) -> dict[str, Any]:
 
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1}
-_LOADING = _object(results=_list(_object(side=_TEXT, images_per_cpu_s=_NUMBER)))
+# Of one round, or of several.
+_MEASURED = {**_object(median=_NUMBER), **_NUMBER, "type": ["number", "object"]}
+_LOADING = _object(results=_list(_object(side=_TEXT, images_per_cpu_s=_MEASURED)))
 _EVALUATION = _object(
     data=_object(images=_COUNT),
     results=_list(
@@ -194,7 +200,7 @@ _COUNTS = _object(
     results={
         "type": "object",
         "properties": {
-            "photos a CPU second, 256 px": _NUMBER,
+            "photos a CPU second, 256 px": _MEASURED,
             "bytes a detection:": {
                 "type": "object",
                 "properties": {"boxes": _NUMBER, "boxes and masks": _NUMBER},

@@ -40,7 +40,7 @@ from tqdm import tqdm
 SPLITS = ("train", "val")
 SPACE = 100 * 2**20  # bytes asked of the disk before anything is drawn
 MARKER = "dataset.json"
-MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # exit code 3
+MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ def main() -> int:
         return 2
     except OSError as error:
         print(f"error: {error.filename or 'the set'}: {error.strerror or error}", file=sys.stderr)
-        return 3 if error.errno in MACHINE_FAULTS else 2  # as the other programs
+        return 3 if error.errno in MACHINE_FAULTS else 2
     except KeyboardInterrupt:
         print("stopped by hand; the next run makes the set whole", file=sys.stderr)
         return 130

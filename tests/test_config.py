@@ -192,6 +192,9 @@ def test_learning_rate_follows_the_batch(tmp_path, opts, rate, says):
             r"RPN\.BBOX_REG_WEIGHTS \(1\.0,\) must hold four",
         ),
         (["MODEL.ROI_HEADS.POSITIVE_FRACTION", "2.0"], "FRACTION is 2.0; it must be from 0 to 1"),
+        (["MODEL.ANCHOR_GENERATOR.OFFSET", "1.0"], "OFFSET is 1.0; it must be 0 <= OFFSET < 1"),
+        (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", ""], "POOLER_TYPE is ''; it can be 'ROIAlignV2'"),
+        (["MODEL.PIXEL_MEAN", "[]", "MODEL.PIXEL_STD", "[]"], "must hold a number per channel"),
         (["MODEL.FPN.OUT_CHANNELS", "0"], r"FPN\.OUT_CHANNELS is 0; it must be >= 1"),
         (["MODEL.PIXEL_STD", "[1.0, 1.0]"], r"PIXEL_STD \[1\.0, 1\.0\] must hold a number per"),
         (["MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]"], r"is divided by; none may be 0"),
@@ -239,12 +242,28 @@ def test_contradictions(opts, expected):
         ("MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", "((1, 'x'),)", "holds 'x', no number"),
         ("MODEL.RPN.IN_FEATURES", "['p2', 3]", "holds 3, no text"),
         ("INPUT.MIN_SIZE_TRAIN", "(800, None)", "holds None, no number"),
+        ("MODEL.RPN.IOU_THRESHOLDS", "[[0.3], 0.7]", r"holds \[0.3\], no number"),
+        ("MODEL.RPN.IOU_LABELS", "[[0], 1, 1]", r"holds \[0\], no number"),
         ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[1, 0, 0, 0]", "holds 1, no truth value"),
     ],
 )
 def test_what_is_in_a_list_is_of_the_kind_of_its_default(key, value, says):
     with pytest.raises(UserError, match=f"config key {key} {says}"):
         load_config(None, [key, value])
+
+
+def test_what_detectron2_takes_is_taken():
+    taken = {
+        "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "",  # as PointRend's
+        "MODEL.RPN.CONV_DIMS": "[]",
+        "MODEL.ANCHOR_GENERATOR.SIZES": "[[32.5, 64], [128]]",
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": "[1.0, 2]",
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": "(10, 10, 5, 5, 1)",  # of rotated boxes
+        "MODEL.PIXEL_MEAN": "[128]",
+        "MODEL.PIXEL_STD": "[1.0]",
+    }
+    config = load_config(None, [word for pair in taken.items() for word in pair])
+    validate(config.cfg, config.explicit)
 
 
 def test_all_problems_at_once():

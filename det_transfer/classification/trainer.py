@@ -16,7 +16,7 @@ from ..engine.optimizer import build_optimizer
 from ..engine.restructure import restructure
 from ..engine.trainer import TransferTrainer
 from ..errors import UserError
-from ..reuse import channels_last, format_table, reuse_table, trainable_line
+from ..reuse import format_table, reuse_table, trainable_line
 from .building import build_classifier, build_described, check_classes, grow_model
 from .cache import CachedLoader
 from .checkpoint import ClassifierCheckpointer
@@ -67,8 +67,7 @@ class ClassificationTrainer(TransferTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> ImageClassifier:
         """The classifier in its scope, before any optimizer."""
-        # As a fast trunk's: convolutions, which take most of a step, are faster in this layout.
-        model = channels_last(build_classifier(cfg))
+        model = build_classifier(cfg)
         logger.info("Network: %s", model.architecture)
         logger.info("Model:\n%s", format_table(reuse_table(model)))
         logger.info(trainable_line(model))

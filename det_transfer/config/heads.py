@@ -11,10 +11,12 @@ from ..errors import choice_problems
 __all__ = ["head_problems"]
 
 _BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")  # of Detectron2
+_POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 _CHOICES = {
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
-    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"),
-    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"),
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLERS,
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": (*_POOLERS, ""),  # "": the head pools for itself
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": (*_POOLERS, ""),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _BOX_LOSSES,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _BOX_LOSSES,
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": _BOX_LOSSES,
@@ -40,7 +42,6 @@ _AT_LEAST_0 = (
     "MODEL.ROI_MASK_HEAD.NUM_CONV",
 )
 _SHARES = (  # from 0 to 1
-    "MODEL.ANCHOR_GENERATOR.OFFSET",
     "MODEL.RPN.POSITIVE_FRACTION",
     "MODEL.RPN.NMS_THRESH",
     "MODEL.ROI_HEADS.POSITIVE_FRACTION",
@@ -98,6 +99,9 @@ def head_problems(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
     for key in _SHARES:
         if not 0 <= values[key] <= 1:
             yield f"{key} is {values[key]}; it must be from 0 to 1"
+    offset = cfg.MODEL.ANCHOR_GENERATOR.OFFSET
+    if not 0 <= offset < 1:
+        yield f"MODEL.ANCHOR_GENERATOR.OFFSET is {offset}; it must be 0 <= OFFSET < 1"
     for key in _BOX_WEIGHTS:
         yield from _weight_problems(key, values[key])
     for group in _MATCHED:
@@ -128,7 +132,7 @@ def _weight_problems(key: str, weights: Any) -> Iterator[str]:
 
 def _layer_problems(cfg: CfgNode) -> Iterator[str]:
     widths = list(cfg.MODEL.RPN.CONV_DIMS)
-    if not widths or any(width != -1 and (width < 1 or width != int(width)) for width in widths):
+    if any(width != -1 and (width < 1 or width != int(width)) for width in widths):
         yield (
             f"MODEL.RPN.CONV_DIMS is {widths}; it must hold the channels of each convolution, "
             "-1 for as many as come in"

@@ -66,18 +66,25 @@ def _value_problems(now: Mapping[str, Any], known: Mapping[str, Any]) -> Iterato
         if value is None and default is not None:
             yield f"config key {key} is empty; its default is {default!r}"
         kinds = {_kind(entry) for entry in _entries(default)}
-        odd = [entry for entry in _entries(value) if _kind(entry) not in kinds]
+        inside = _entries(value) if any(map(_listed, _items(default))) else _items(value)
+        odd = [entry for entry in inside if _kind(entry) not in kinds]
         if len(kinds) == 1 and odd:
             yield f"config key {key} holds {odd[0]!r}, no {kinds.pop()}; its default is {default!r}"
 
 
+def _listed(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _items(value: Any) -> Sequence[Any]:
+    """What is in a list; of anything else nothing."""
+    return value if _listed(value) else ()
+
+
 def _entries(value: Any) -> Iterator[Any]:
-    """What is in lists, however deep; of anything else nothing."""
-    for entry in value if isinstance(value, list | tuple) else ():
-        if isinstance(entry, list | tuple):
-            yield from _entries(entry)
-        else:
-            yield entry
+    """The same of lists in lists, however deep."""
+    for entry in _items(value):
+        yield from _entries(entry) if _listed(entry) else (entry,)
 
 
 def _kind(value: Any) -> str:

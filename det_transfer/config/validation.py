@@ -101,7 +101,7 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
     if cfg.INPUT.LSJ.ENABLED and cfg.INPUT.CROP.ENABLED:
         yield "INPUT.LSJ.ENABLED and INPUT.CROP.ENABLED are both on; large-scale jitter crops alone"
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-    if len(mean) != len(std):
+    if not mean or len(mean) != len(std):
         yield f"MODEL.PIXEL_MEAN {mean} and MODEL.PIXEL_STD {std} must hold a number per channel"
     if not all(std):
         yield f"MODEL.PIXEL_STD {std} is divided by; none may be 0"

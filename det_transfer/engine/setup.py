@@ -4,6 +4,7 @@ Everything that can be known to be wrong is said here, before a model is built.
 """
 
 import argparse
+import errno
 import logging
 import multiprocessing.util
 import os
@@ -191,7 +192,7 @@ def _check_writable(output_dir: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        if machine_fault(error):
+        if machine_fault(error) and error.errno != errno.EROFS:
             raise
         raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
 

@@ -285,6 +285,8 @@ def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, s
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, Mapping) and value["min"] == value["max"]:  # of one round
+        return _value(value["median"])
     if isinstance(value, Mapping):
         return f"{_value(value['median'])} ({_value(value['min'])} to {_value(value['max'])})"
     if isinstance(value, float):

@@ -3,6 +3,7 @@
 import errno
 import io
 import logging
+import os
 import re
 import threading
 
@@ -12,7 +13,9 @@ import torch
 from det_transfer import run_folder
 from det_transfer.engine import launch
 from det_transfer.engine.faults import StepTooLargeError, explain, shown_batch
+from det_transfer.engine.setup import _check_writable
 from det_transfer.engine.trainer import StepTrainer
+from det_transfer.errors import UserError
 
 
 def test_memory_runs_out_in_a_step(train, monkeypatch):
@@ -154,3 +157,20 @@ def test_a_batch_is_shown_in_few_words():
     batch = [{"image": torch.zeros(3, 1, n), "file_name": "a"} for n in range(1, 65)]
     assert "1 of 1 x 59, 58 smaller ones px)" in shown_batch(batch)
     assert shown_batch([{"file_name": "a.png"}]) == "1 images: a.png"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, OSError), (errno.EROFS, UserError), (errno.EACCES, UserError)],
+)
+def test_a_folder_that_takes_nothing(monkeypatch, tmp_path, number, kind):
+    """A full disk is the machine's fault; one that cannot be written is the wrong folder."""
+
+    def refuses(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("pathlib.Path.touch", refuses)
+    with pytest.raises(kind) as caught:
+        _check_writable(str(tmp_path))
+    assert type(caught.value) is kind
+    assert ("OUTPUT_DIR" in str(caught.value)) == (kind is UserError)

@@ -150,8 +150,8 @@ def machine_rates(
         repeats: that count; one before them warms up
 
     Returns:
-        GFLOP/s of matrix products, in bf16 where the machine has it; GB/s (1e9 bytes) of copies,
-        what is read and what is written
+        GFLOP/s of matrix products, in float32 with TF32 where convolutions have it, in bf16 where
+        the machine has it; GB/s (1e9 bytes) of copies, what is read and what is written
     """
     import torch
 
@@ -168,7 +168,12 @@ def machine_rates(
         return rate(2e-9 * size**3, partial(torch.mm, matrix, matrix))
 
     size = size or _SIZES[device]
+    tf32, torch.backends.cuda.matmul.allow_tf32 = (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+    )
     rates = {PRODUCTS["fp32"]: products(torch.float32, size)}
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     tried = products(torch.bfloat16, size // 4)["max"]
     if tried > rates[PRODUCTS["fp32"]]["median"] / _HOPELESS:
         rates[PRODUCTS["bf16"]] = products(torch.bfloat16, size)

@@ -11,7 +11,6 @@ are counted by torch; beside what a step achieves stands what the machine's matr
 """
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.events import EventStorage
-from measurements import PRODUCTS, write_measurements
+from measurements import PRODUCTS, Spread, spread, write_measurements
 from sides import Clock, Turns, operations, take_turns, watch
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -199,8 +198,8 @@ def turns(sides: dict[str, Side], make: Callable, args: argparse.Namespace) -> d
 PROFILED = [name for name in STEPS if name.startswith(("stock, FREEZE", "frozen"))]
 
 
-def profile(args: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of the parts of a step, medians; "backbone" includes the trunk."""
+def profile(args: argparse.Namespace) -> dict[str, Spread]:
+    """Milliseconds of the parts of a step; "backbone" includes the trunk."""
     spent: dict[str, list[float]] = {}
     steps = [profiled_step(n, spent, args) for n in PROFILED if n in able(STEPS, args)]
     for round_ in range(args.rounds + 2):
@@ -208,7 +207,7 @@ def profile(args: argparse.Namespace) -> dict[str, float]:
             spent.clear()
         for step in steps:
             step()
-    return {name: 1000 * statistics.median(seconds) for name, seconds in spent.items()}
+    return {name: spread(1000 * s for s in seconds) for name, seconds in spent.items()}
 
 
 def profiled_step(

@@ -228,8 +228,13 @@ def _rewire(model: ImageClassifier, target: Architecture, cfg: CfgNode) -> list[
         std=cfg.MODEL.GROWTH.INIT_STD,
         classifier_std=cfg.MODEL.CLASSIFIER.INIT_STD,
     )
-    channels_last(model)
+    _lay_out(model, cfg)
     return names
+
+
+def _lay_out(model: ImageClassifier, cfg: CfgNode) -> None:
+    if cfg.MODEL.CLASSIFIER.CHANNELS_LAST:
+        channels_last(model)
 
 
 def _new_model(cfg: CfgNode, net: Architecture) -> ImageClassifier:
@@ -246,7 +251,8 @@ def _new_model(cfg: CfgNode, net: Architecture) -> ImageClassifier:
     fill_new(model, names, seed, std=std, classifier_std=cfg.MODEL.CLASSIFIER.INIT_STD)
     for layer in model.layers.values():
         nn.init.constant_(layer.bias, bias)
-    return channels_last(model)  # in which convolutions, most of a step on a CPU, are faster
+    _lay_out(model, cfg)
+    return model
 
 
 def _only_task(cfg: CfgNode, tasks: Tasks) -> Architecture:

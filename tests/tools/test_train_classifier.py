@@ -1,12 +1,10 @@
 """tools/train_classifier.py and run_growth.py as a user starts them."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from programs import start
 
 from det_transfer import run_folder
 from det_transfer.testing import make_tiny_images
@@ -19,16 +17,6 @@ TINY = ROOT / "tests" / "classification" / "tiny_classifier.yaml"
 def sets(tmp_path_factory):
     folder = str(make_tiny_images(tmp_path_factory.mktemp("shapes")))
     return [["train", "images", folder, "train"], ["test", "images", folder, "test"]]
-
-
-def start(*command):
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(sets, tmp_path):

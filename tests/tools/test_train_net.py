@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 from det_transfer import run_folder
@@ -49,7 +50,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tiny_coco, tmp_path):
 
 def test_a_dry_run_says_the_cost_and_writes_nothing(tiny_coco, tmp_path):
     output = tmp_path / "run"
-    done = start(sys.executable, "tools/train_net.py", "--dry-run", *options(tiny_coco, output))
+    done = programs.start("tools/train_net.py", "--dry-run", *options(tiny_coco, output))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Dry run, nothing was written." in done.stdout
     assert not output.exists()

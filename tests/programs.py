@@ -1,7 +1,7 @@
-"""Programs of tools/ as processes that can be killed, starved and looked at.
+"""Programs as processes of their own: run to their end, or killed, starved and looked at.
 
-Each is forked from a server that has imported torch and Detectron2 already, so that one of twenty
-starts takes no ten seconds.
+Each is forked from a server that has imported torch and Detectron2 already, since a new
+interpreter would spend seven seconds on that.
 """
 
 import multiprocessing
@@ -10,24 +10,37 @@ import resource
 import runpy
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests/engine/tiny.yaml"
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["det_transfer.engine.detection"])
 
 
-class Program:
-    """A running program; what it says goes into a file."""
+def start(*words, folder=ROOT, seconds=600):
+    """Run a program as ``python *words`` in a folder would; gives what subprocess.run gives."""
+    with tempfile.TemporaryDirectory() as logs:
+        out, err = Path(logs, "stdout"), Path(logs, "stderr")
+        code = Program(out, *words, errors=err, folder=folder).wait(seconds)
+        return CompletedProcess(words, code, out.read_text(), err.read_text())
 
-    def __init__(self, log, *argv, limits=()):
+
+class Program:
+    """A running program; what it says goes into a file, or two."""
+
+    def __init__(self, log, *argv, errors=None, limits=(), folder=ROOT):
         self.log = Path(log)
-        self._process = _context.Process(target=_run, args=(str(log), argv, tuple(limits)))
+        logs = (str(log), str(errors or log))
+        argv = tuple(map(str, argv))
+        args = (logs, argv, tuple(limits), str(folder))
+        self._process = _context.Process(target=_run, args=args)
         self._process.start()
 
     @property
@@ -78,7 +91,7 @@ def warm():
 def train(log, data, output, *opts, flags=(), limits=()):
     """tools/train_net.py with the tiny detector on a tiny dataset."""
     own = ["DATASETS.CUSTOM", repr([["tiny", *map(str, data)]]), "OUTPUT_DIR", str(output)]
-    argv = ["tools/train_net.py", "--config-file", str(TINY), *flags, *own, *map(str, opts)]
+    argv = ["tools/train_net.py", "--config-file", TINY, *flags, *own, *opts]
     return Program(log, *argv, limits=limits)
 
 
@@ -89,14 +102,14 @@ def _tasks(pid):
         return []
 
 
-def _run(log, argv, limits):
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.chdir(ROOT)
+def _run(logs, argv, limits, folder):
+    for number, log in enumerate(logs, start=1):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
+    os.chdir(folder)
     torch.set_num_threads(1)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write fails with EFBIG, as on a full disk
     for name, value in limits:
         resource.setrlimit(getattr(resource, name), (value, value))
     sys.argv = list(argv)
-    runpy.run_path(str(ROOT / argv[0]), run_name="__main__")
+    sys.path.insert(0, str(Path(argv[0]).parent))
+    runpy.run_path(argv[0], run_name="__main__")

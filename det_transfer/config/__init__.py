@@ -7,12 +7,13 @@ with its ``_BASE_``, the command line; then what follows from the data and the b
 
 from .keys import add_det_transfer_config
 from .norms import NORMS, advice, group_problems
-from .reading import Config, differences, leaves, load_config, scale_learning_rate
+from .reading import Config, ConfigFile, differences, leaves, load_config, scale_learning_rate
 from .validation import validate
 
 __all__ = [
     "NORMS",
     "Config",
+    "ConfigFile",
     "add_det_transfer_config",
     "advice",
     "differences",

@@ -13,7 +13,7 @@ from ..documents import read_yaml
 from ..errors import UserError, nearest, raise_all
 from .keys import add_det_transfer_config
 
-__all__ = ["Config", "differences", "leaves", "load_config", "scale_learning_rate"]
+__all__ = ["Config", "ConfigFile", "differences", "leaves", "load_config", "scale_learning_rate"]
 
 
 @dataclass(frozen=True)
@@ -33,30 +33,47 @@ def load_config(config_file: str | None, opts: Sequence[str] = ()) -> Config:
         UserError: the file is missing or no YAML, a key does not exist (all of them at once, with
             the nearest right ones), or a value has the wrong type.
     """
-    cfg = get_cfg()
-    add_det_transfer_config(cfg)
-    known = dict(leaves(cfg))
-    in_file: dict[str, Any] = {}
-    if config_file:
-        in_file = _read_yaml(config_file)
-        _check_keys(in_file, known, f"config file {config_file}")
-        _merge(cfg, f"config file {config_file}", lambda: cfg.merge_from_file(config_file))
-    from_file = cfg.clone()
-    flags = [word for word in opts if str(word).startswith("--")]
-    if flags:
-        raise UserError(f"{' '.join(flags)}: flags come before the KEY VALUE pairs")
-    if len(opts) % 2:
-        raise UserError(f"the options come in pairs KEY VALUE, but there are {len(opts)}: {opts}")
-    on_command_line = dict(zip(opts[::2], opts[1::2], strict=True))
-    _check_keys(on_command_line, known, "command line")
-    _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
-    raise_all(_value_problems(dict(leaves(cfg)), known))
-    return Config(
-        cfg=cfg,
-        from_file=from_file,
-        explicit=_named(in_file, known) | frozenset(on_command_line),
-        on_command_line=frozenset(on_command_line),
-    )
+    return ConfigFile(config_file).with_options(opts)
+
+
+class ConfigFile:
+    """A YAML with its bases on top of the defaults, read once for many command lines.
+
+    Raises:
+        UserError: as of :func:`load_config`
+    """
+
+    def __init__(self, path: str | None):
+        self._cfg = get_cfg()
+        add_det_transfer_config(self._cfg)
+        self._known = dict(leaves(self._cfg))
+        in_file: dict[str, Any] = {}
+        if path:
+            in_file = _read_yaml(path)
+            _check_keys(in_file, self._known, f"config file {path}")
+            _merge(self._cfg, f"config file {path}", lambda: self._cfg.merge_from_file(path))
+        self._named = _named(in_file, self._known)
+
+    def with_options(self, opts: Sequence[str] = ()) -> Config:
+        """The config of a command line, which shares nothing with that of another."""
+        flags = [word for word in opts if str(word).startswith("--")]
+        if flags:
+            raise UserError(f"{' '.join(flags)}: flags come before the KEY VALUE pairs")
+        if len(opts) % 2:
+            raise UserError(
+                f"the options come in pairs KEY VALUE, but there are {len(opts)}: {opts}"
+            )
+        on_command_line = dict(zip(opts[::2], opts[1::2], strict=True))
+        _check_keys(on_command_line, self._known, "command line")
+        cfg = self._cfg.clone()
+        _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
+        raise_all(_value_problems(dict(leaves(cfg)), self._known))
+        return Config(
+            cfg=cfg,
+            from_file=self._cfg.clone(),
+            explicit=self._named | frozenset(on_command_line),
+            on_command_line=frozenset(on_command_line),
+        )
 
 
 def _value_problems(now: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ...config import load_config, validate
+from ...config import ConfigFile, validate
 from ...documents import read_yaml
 from ...errors import UserError, nearest, raise_all
 from ...formats import PLAN_TEMPLATE, misfits
@@ -139,11 +140,12 @@ def read_plan(
     raise_all(f"{path}: two runs are called {name}" for name in sorted(twice))
     if not drafts:
         raise UserError(f"{path}: the plan has no runs")
+    config_file = cache(ConfigFile)  # each is read once
     runs: dict[str, PlannedRun] = {}
     problems: dict[str, list[str]] = {}  # what is wrong -> with which runs
     for draft in drafts:
         try:
-            runs[draft.name] = _finish(draft, drafts, folder)
+            runs[draft.name] = _finish(draft, drafts, folder, config_file)
         except UserError as error:
             for line in str(error).splitlines():
                 problems.setdefault(line, []).append(draft.name)
@@ -240,7 +242,12 @@ def _matches(axes: Mapping[str, Any], pattern: Mapping[str, Any]) -> bool:
     return all(axes.get(axis) == str(label) for axis, label in pattern.items())
 
 
-def _finish(draft: _Draft, drafts: Sequence[_Draft], output: Path) -> PlannedRun:
+def _finish(
+    draft: _Draft,
+    drafts: Sequence[_Draft],
+    output: Path,
+    config_file: Callable[[str | None], ConfigFile],
+) -> PlannedRun:
     """Find the runs that a run needs, put their folders into its options, and check its config."""
     needed = {template: _partner(draft, template, drafts) for template in draft.needs}
 
@@ -257,7 +264,7 @@ def _finish(draft: _Draft, drafts: Sequence[_Draft], output: Path) -> PlannedRun
     if not Path(draft.program).is_file():
         raise UserError(f"program {draft.program} does not exist")
     words = [word for pair in options.items() for word in pair]
-    config = load_config(draft.config, words)
+    config = config_file(draft.config).with_options(words)
     cfg = config.cfg.clone()
     if cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.MODEL.DEVICE = "cpu"  # what runs without CUDA, as most plans are written for both

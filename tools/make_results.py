@@ -7,6 +7,8 @@
         --question "What does a pretrained backbone bring?" \\
         --group "frozen, pretrained=*/frozen_*" --group "frozen, random=*/random_*" output/*_seed?
     python tools/make_results.py collect quickstart --add ... output/*_seed3     # later, elsewhere
+    python tools/make_results.py join modes_intervals --title "Frozen minus fine-tuned" \\
+        "on cells=cells.json" "on rooms=rooms.json"     # of tools/compare_runs.py --output-json
     python tools/make_results.py transferability transferability_tiny output/transferability \\
         --title "How transferable?" --question "Where is a network general?"
 
@@ -22,6 +24,7 @@ from pathlib import Path
 from det_transfer.errors import UserError, exit_code, raise_all
 from det_transfer.report import transferability
 from det_transfer.report.collect import KIND, collect
+from det_transfer.report.comparison import joined
 from det_transfer.report.conditions import Said
 from det_transfer.report.growth_results import collect_analysis, collect_growth
 from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
@@ -99,6 +102,24 @@ def make_transferability(args: argparse.Namespace) -> int:
     return save(args, content)
 
 
+def make_joined(args: argparse.Namespace) -> int:
+    check_name(args.name)
+    parts = {}
+    for words in args.parts:
+        label, equals, path = words.rpartition("=")
+        if not (label and equals) or label in parts:
+            raise UserError(f"{words} is not LABEL=FILE, with a label for each file")
+        parts[label] = read_differences(Path(path))
+    return save(args, joined(parts, title=args.title, note=args.note))
+
+
+def read_differences(path: Path) -> dict:
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"results", "note", "machine"} <= content.keys():
+        raise UserError(f"{path} is not what tools/compare_runs.py --output-json writes")
+    return content
+
+
 def check_name(name: str) -> None:
     if not re.fullmatch(r"[\w-]+", name):
         raise UserError(f"NAME is {name!r}; letters, digits, - and _ make a file's name")
@@ -159,6 +180,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     transfer.add_argument(
         "--made-by", default="", metavar="COMMAND", help="what carried the plan out, for the page"
     )
+
+    several = commands.add_parser(
+        "join", help=f"write {FOLDER}/NAME.json from several files of tools/compare_runs.py"
+    )
+    several.set_defaults(call=make_joined)
+    several.add_argument("name", metavar="NAME")
+    several.add_argument("--title", required=True)
+    several.add_argument("--note", default="", help="stands before those of the files")
+    several.add_argument("parts", metavar="LABEL=FILE", nargs="+")
     return parser.parse_args(argv)
 
 

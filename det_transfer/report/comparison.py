@@ -1,6 +1,6 @@
 """Sides measured against one of them: means over seeds, differences, intervals over images."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from .runs import Run
 from .sides import Side, common_dataset, comparable, group
 from .truth import Truth
 
-__all__ = ["Comparison", "compare", "numbers_json"]
+__all__ = ["Comparison", "compare", "joined", "numbers_json"]
 
 DRAWS = 1000
 
@@ -182,5 +182,32 @@ def numbers_json(result: Comparison, *, title: str, command: str) -> dict[str, A
                 for metric, i in found.items()
             }
             for other, found in result.differences.items()
+        },
+    }
+
+
+def joined(parts: Mapping[str, Mapping[str, Any]], *, title: str, note: str = "") -> dict[str, Any]:
+    """Differences of several comparisons as one json of results.
+
+    Args:
+        parts: label -> what :func:`numbers_json` gives; where one has several differences, each
+            has its name behind the label
+        note: stands before theirs
+    """
+    machines = [part["machine"] for part in parts.values()]
+    notes = [note, *(part["note"] for part in parts.values())]
+    return {
+        "title": title,
+        "note": " ".join(filter(None, dict.fromkeys(notes))),
+        "command": "\n".join(part["command"] for part in parts.values()),
+        "machine": {
+            **machines[0],
+            "cpu": ", ".join(dict.fromkeys(m["cpu"] for m in machines)),
+            "devices": list(dict.fromkeys(d for m in machines for d in m["devices"])),
+        },
+        "results": {
+            f"{label}: {name}" if len(part["results"]) > 1 else label: found
+            for label, part in parts.items()
+            for name, found in part["results"].items()
         },
     }

@@ -235,6 +235,34 @@ def test_tool_refuses_in_words(main, tmp_path):
     assert code == 2
 
 
+def test_differences_of_several_comparisons_are_joined(main, tmp_path):
+    def part(name, cpu, **differences):
+        machine = {"cpu": cpu, "cores": 2, "devices": [cpu]}
+        content = {"title": name, "note": "To frozen.", "command": f"compare {name}"}
+        results = {k: {"AP": {"median": v, "min": 0, "max": 9}} for k, v in differences.items()}
+        write_json(tmp_path / name, {**content, "machine": machine, "results": results})
+        return tmp_path / name
+
+    one, two = part("1.json", "X", a=1), part("2.json", "Y", b=2, c=3)
+    words = ["join", "both", "--title", "T", "--note", "First.", f"n = 1={one}", f"other={two}"]
+    code, printed = main("--root", tmp_path, *words)
+    assert code == 0, printed
+    content = json.loads((tmp_path / "docs/results/both.json").read_text())
+    found = {name: values["AP"]["median"] for name, values in content["results"].items()}
+    assert found == {"n = 1": 1, "other: b": 2, "other: c": 3}
+    assert content["note"] == "First. To frozen."
+    assert content["command"] == "compare 1.json\ncompare 2.json"
+    assert content["machine"] == {"cpu": "X, Y", "cores": 2, "devices": ["X", "Y"]}
+    for odd, said in (
+        (str(one), "is not LABEL=FILE"),
+        (f"n = 1={tmp_path / 'docs/results/none.json'}", "none.json"),
+        (f"n = 1={write_json(tmp_path / 'x.json', [1]) or tmp_path / 'x.json'}", "is not what"),
+    ):
+        code, printed = main("--root", tmp_path, "join", "x", "--title", "T", odd)
+        assert code == 2
+        assert said in printed
+
+
 def test_nobody_edits_the_page_of_this_checkout(main):
     """Whoever adds a json in docs/results runs `make results`."""
     code, printed = main("--check")

@@ -1,7 +1,9 @@
 """Any timm model with ``features_only`` behind Detectron2's Backbone contract."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -52,7 +54,7 @@ class TimmBackbone(Backbone):
         options: dict[str, Any] = {"in_chans": in_channels}
         if drop_path_rate:
             options["drop_path_rate"] = drop_path_rate
-        info = _feature_info(name, options)
+        info = _feature_info(name, **options)
         stride_of = {f"res{int(math.log2(stride))}": stride for stride in info}
         if not out_features or set(out_features) - set(stride_of):
             raise UserError(
@@ -139,7 +141,8 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     )
 
 
-def _feature_info(name: str, options: dict[str, Any]) -> dict[int, int]:
+@cache  # of many detectors on one trunk the first pays for looking
+def _feature_info(name: str, **options: Any) -> Mapping[int, int]:
     """Stride -> index of the deepest feature of timm's at that stride, fine to coarse."""
     if not timm.is_model(name):
         near = nearest(name, timm.list_models())
@@ -149,7 +152,8 @@ def _feature_info(name: str, options: dict[str, Any]) -> dict[int, int]:
         with torch.device("meta"):  # no memory, no time: only the metadata are looked at
             net = _create(name, options)
     except UserError:  # an older timm reads numbers off tensors while it builds some; or a mistake
-        net = _create(name, options)
+        with torch.random.fork_rng(devices=[]):  # the seed draws the same, looked at or known
+            net = _create(name, options)
     strides = [level["reduction"] for level in net.feature_info.info]
     if len(set(strides)) < 2:
         raise UserError(
@@ -158,7 +162,7 @@ def _feature_info(name: str, options: dict[str, Any]) -> dict[int, int]:
         )
     if any(stride & (stride - 1) for stride in strides):
         raise UserError(f"{_KEY} {name} cannot serve: its strides {strides} are no powers of 2")
-    return {stride: index for index, stride in enumerate(strides)}
+    return MappingProxyType({stride: index for index, stride in enumerate(strides)})
 
 
 def _without_rest(net: nn.Module) -> nn.Module:

@@ -194,10 +194,8 @@ class TrainLoader:
             generator=torch.Generator(),
             worker_init_fn=_one_thread,
         )
-        gc.collect()
-        gc.freeze()  # so that no worker copies pages by looking for garbage in them
-        batches = iter(loader)
-        gc.unfreeze()
+        with _without_garbage() if self.num_workers else contextlib.nullcontext():
+            batches = iter(loader)  # starts the workers
         return self.pool(batches, self._refill) if self.pool else batches
 
     def one_by_one(self) -> Iterator[dict]:
@@ -206,6 +204,15 @@ class TrainLoader:
         if self.pool:
             made = self.pool(made, self._refill * self.batches.batch_size)
         return (sample for (sample,) in made)
+
+
+@contextlib.contextmanager
+def _without_garbage() -> Iterator[None]:
+    """So that no process that is forked here copies pages by looking for garbage in them."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def as_list(samples: list[dict]) -> list[dict]:

@@ -12,12 +12,13 @@ import random
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
@@ -32,8 +33,9 @@ __all__ = ["Advice", "argument_parser", "setup"]
 logger = logging.getLogger(__name__)
 
 _said = logging.getLogger(f"{__name__}.said")  # on the console, before there was a file
-# One line a class: 1,203 of them for LVIS. They stay in the file.
-_FILE_ONLY = ("detectron2.data.samplers.distributed_sampler", _said.name)
+_opening = logging.getLogger(f"{__name__}.opening")
+# What would bury the lines that a person needs, such as a line a class, 1,203 of them for LVIS.
+_FILE_ONLY = ("detectron2.data.samplers.distributed_sampler", _said.name, _opening.name)
 
 
 class Advice(str):
@@ -90,6 +92,9 @@ def setup(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(cfg.DETERMINISTIC)
     _open_log(cfg, args)
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    if not args.eval_only:  # images of ever other sizes: looking for the fastest kernel costs more
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     changed = differences(cfg, config.from_file)
     if changed:
         table = tabulate(changed, headers=["key", "config file", "this run"], tablefmt="simple")
@@ -157,6 +162,7 @@ def _refuse_other_run(output_dir: str, resume: bool) -> None:
 
 
 def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Detectron2's default_setup, which parses the config three times over, without that."""
     cfg = cfg.clone()
     cfg.defrost()
     if args.eval_only:  # a run keeps the config and the log that it was trained with
@@ -164,18 +170,18 @@ def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     if comm.is_main_process():
         _check_writable(cfg.OUTPUT_DIR)
     comm.synchronize()
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_transfer")
-    # Detectron2's own opening words (environment, the config in full) belong into the file: on a
-    # terminal they would bury the lines that a person needs.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
-    console = console_handlers()
-    for handler in console:
-        handler.setLevel(logging.WARNING)
-    default_setup(cfg, _printable(args))
-    for handler in console:
-        handler.setLevel(logging.DEBUG)
-    for handler in (*console, *console_handlers("det_transfer")):
+    rank = comm.get_rank()
+    for name in ("det_transfer", "detectron2", "fvcore"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
+    for handler in (*console_handlers(), *console_handlers("det_transfer")):
         handler.addFilter(lambda record: record.name not in _FILE_ONLY)
+    text = cfg.dump()
+    _opening.info("Rank %d of %d", rank, comm.get_world_size())
+    _opening.info("Environment info:\n%s", collect_env_info())
+    _opening.info("Command line arguments: %s", args)
+    if comm.is_main_process():
+        _opening.info("Running with full config:\n%s", text)
+        (Path(cfg.OUTPUT_DIR) / run_folder.CONFIG).write_text(text)
 
 
 def _end_earlier_logs() -> None:
@@ -195,7 +201,3 @@ def _check_writable(output_dir: str) -> None:
         if machine_fault(error) and error.errno != errno.EROFS:
             raise
         raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
-
-
-def _printable(args: argparse.Namespace) -> Any:
-    return argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "config_file"})

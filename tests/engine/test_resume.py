@@ -1,13 +1,10 @@
 """Going on after a break is exact in every mode of reuse, also after a kill while writing."""
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
+from programs import start
 
 from det_transfer.engine.detection import DetectionTrainer
 from det_transfer.reuse import MODES, read_checkpoint
@@ -108,12 +105,10 @@ main(argument_parser("").parse_args())
 def test_killed_in_the_middle_of_writing(train, arguments, tmp_path, victim, times, expected):
     unbroken = everything(train(*LONG, output="unbroken"))
     args = arguments(*LONG, output="broken")
-    code = textwrap.dedent(KILLED_WHILE_WRITING).format(victim=victim, times=times)
-    command = [sys.executable, "-c", code, "--config-file", args.config_file]
-    killed = subprocess.run(
-        [*command, *args.opts], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED_WHILE_WRITING.format(victim=victim, times=times))
+    killed = start(program, "--config-file", args.config_file, *args.opts)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert list((tmp_path / "broken").glob(".*.tmp"))  # the half, under its temporary name
     resumed = train(*LONG, output="broken", resume=True)
     assert resumed.start_iter == expected

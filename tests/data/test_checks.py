@@ -23,9 +23,9 @@ from det_transfer.stream import PositionedDataset
 
 
 @pytest.mark.parametrize("case", bad_inputs.CASES, ids=lambda case: case[0])
-def test_a_bad_input_is_found_as_what_it_is(case, tmp_path):
+def test_a_bad_input_is_found_as_what_it_is(case):
     _, kind, _, stops = case
-    outcome = bad_inputs.check(case, tmp_path / "data")
+    outcome = bad_inputs.check(case)
     assert outcome["code"] == (2 if stops else 0)
     assert any(line.startswith(KINDS[kind].what) for line in outcome["lines"])
     assert set(outcome["kinds"]) <= {

@@ -110,7 +110,8 @@ def make_joined(args: argparse.Namespace) -> int:
         if not (label and equals) or label in parts:
             raise UserError(f"{words} is not LABEL=FILE, with a label for each file")
         parts[label] = read_differences(Path(path))
-    return save(args, joined(parts, title=args.title, note=args.note))
+    content = joined(parts, title=args.title, note=args.note, metrics=args.metrics)
+    return save(args, content)
 
 
 def read_differences(path: Path) -> dict:
@@ -188,6 +189,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     several.add_argument("name", metavar="NAME")
     several.add_argument("--title", required=True)
     several.add_argument("--note", default="", help="stands before those of the files")
+    several.add_argument(
+        "--metrics", default=[], type=lambda words: words.split(","), metavar="AP,AP50,..."
+    )
     several.add_argument("parts", metavar="LABEL=FILE", nargs="+")
     return parser.parse_args(argv)
 

@@ -186,14 +186,28 @@ def numbers_json(result: Comparison, *, title: str, command: str) -> dict[str, A
     }
 
 
-def joined(parts: Mapping[str, Mapping[str, Any]], *, title: str, note: str = "") -> dict[str, Any]:
+def joined(
+    parts: Mapping[str, Mapping[str, Any]],
+    *,
+    title: str,
+    note: str = "",
+    metrics: Sequence[str] = (),
+) -> dict[str, Any]:
     """Differences of several comparisons as one json of results.
 
     Args:
         parts: label -> what :func:`numbers_json` gives; where one has several differences, each
             has its name behind the label
         note: stands before theirs
+        metrics: that are kept; all where none is named
+
+    Raises:
+        UserError: a metric that a comparison has not
     """
+    found = [row for part in parts.values() for row in part["results"].values()]
+    missing = sorted({m for row in found for m in metrics if m not in row})
+    if missing:
+        raise UserError(f"there is no {', '.join(missing)}; there are {', '.join(found[0])}")
     machines = [part["machine"] for part in parts.values()]
     notes = [note, *(part["note"] for part in parts.values())]
     return {
@@ -206,8 +220,10 @@ def joined(parts: Mapping[str, Mapping[str, Any]], *, title: str, note: str = ""
             "devices": list(dict.fromkeys(d for m in machines for d in m["devices"])),
         },
         "results": {
-            f"{label}: {name}" if len(part["results"]) > 1 else label: found
+            f"{label}: {name}" if len(part["results"]) > 1 else label: {
+                metric: row[metric] for metric in metrics or row
+            }
             for label, part in parts.items()
-            for name, found in part["results"].items()
+            for name, row in part["results"].items()
         },
     }

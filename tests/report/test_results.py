@@ -239,7 +239,10 @@ def test_differences_of_several_comparisons_are_joined(main, tmp_path):
     def part(name, cpu, **differences):
         machine = {"cpu": cpu, "cores": 2, "devices": [cpu]}
         content = {"title": name, "note": "To frozen.", "command": f"compare {name}"}
-        results = {k: {"AP": {"median": v, "min": 0, "max": 9}} for k, v in differences.items()}
+        results = {
+            k: {m: {"median": v, "min": 0, "max": 9} for m in ("AP", "AP50")}
+            for k, v in differences.items()
+        }
         write_json(tmp_path / name, {**content, "machine": machine, "results": results})
         return tmp_path / name
 
@@ -250,6 +253,13 @@ def test_differences_of_several_comparisons_are_joined(main, tmp_path):
     content = json.loads((tmp_path / "docs/results/both.json").read_text())
     found = {name: values["AP"]["median"] for name, values in content["results"].items()}
     assert found == {"n = 1": 1, "other: b": 2, "other: c": 3}
+    assert all(values.keys() == {"AP", "AP50"} for values in content["results"].values())
+    assert main("--root", tmp_path, *words, "--metrics", "AP")[0] == 0
+    fewer = json.loads((tmp_path / "docs/results/both.json").read_text())["results"]
+    assert fewer == {k: {"AP": values["AP"]} for k, values in content["results"].items()}
+    code, printed = main("--root", tmp_path, *words, "--metrics", "AP,APx")
+    assert code == 2
+    assert "there is no APx; there are AP, AP50" in printed
     assert content["note"] == "First. To frozen."
     assert content["command"] == "compare 1.json\ncompare 2.json"
     assert content["machine"] == {"cpu": "X, Y", "cores": 2, "devices": ["X", "Y"]}

@@ -9,6 +9,8 @@
     python tools/make_results.py collect quickstart --add ... output/*_seed3     # later, elsewhere
     python tools/make_results.py join modes_intervals --title "Frozen minus fine-tuned" \\
         "on cells=cells.json" "on rooms=rooms.json"     # of tools/compare_runs.py --output-json
+    python tools/make_results.py ranking which_backbone output/ranking \\
+        --title "Which backbone?" --question "Do scores order backbones as accuracies do?"
     python tools/make_results.py transferability transferability_tiny output/transferability \\
         --title "How transferable?" --question "Where is a network general?"
 
@@ -27,6 +29,7 @@ from det_transfer.report.collect import KIND, collect
 from det_transfer.report.comparison import joined
 from det_transfer.report.conditions import Said
 from det_transfer.report.growth_results import collect_analysis, collect_growth
+from det_transfer.report.ranking_results import collect_ranking
 from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
 from det_transfer.run_folder import read_json, write_json
 
@@ -100,6 +103,12 @@ def make_transferability(args: argparse.Namespace) -> int:
     said = Said(args.title, args.question, args.note, args.machine, shlex.join(sys.argv))
     content = transferability.collect(args.folder, args.root, said, made_by=args.made_by)
     return save(args, content)
+
+
+def make_ranking(args: argparse.Namespace) -> int:
+    check_name(args.name)
+    said = Said(args.title, args.question, args.note, args.machine, shlex.join(sys.argv))
+    return save(args, collect_ranking(args.folder, args.root, said))
 
 
 def make_joined(args: argparse.Namespace) -> int:
@@ -181,6 +190,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     transfer.add_argument(
         "--made-by", default="", metavar="COMMAND", help="what carried the plan out, for the page"
     )
+
+    ranking = commands.add_parser("ranking", help=f"write {FOLDER}/NAME.json from a ranking")
+    ranking.set_defaults(call=make_ranking)
+    add_words(ranking, required=True)
+    ranking.add_argument("folder", metavar="OUT", help="of tools/rank_backbones.py")
 
     several = commands.add_parser(
         "join", help=f"write {FOLDER}/NAME.json from several files of tools/compare_runs.py"

@@ -51,8 +51,10 @@ from det_transfer.classification.ranking import (
     score_all,
 )
 from det_transfer.classification.scores import SCORES
+from det_transfer.engine.hooks import device_name
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError, raise_all
+from det_transfer.machine import now, versions
 from det_transfer.run_folder import replacing, write_json
 
 BOXES = "boxes"
@@ -178,6 +180,9 @@ def report(
     return {
         "title": "Ranking of backbones",
         "command": shlex.join(["python", "tools/rank_backbones.py", *sys.argv[1:]]),
+        "device": device_name(args.device),
+        "versions": versions(),
+        "ended": now(),
         "data": {"train": args.data, "test": args.test_data, "classes": len(train.classes)},
         "size": args.size,
         "ranked_by": names[0],

@@ -1,14 +1,11 @@
 """Hooks and writers of every run: seeds, the run's record, progress."""
 
-import datetime
 import logging
 import os
-import platform
 import resource
 import shlex
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from .. import run_folder
-from ..machine import cpu_name
+from ..machine import cpu_name, now, versions
 
 __all__ = [
     "PeriodicCheckpointer",
@@ -41,6 +38,7 @@ __all__ = [
     "SameStatistics",
     "SeedEachStep",
     "console_handlers",
+    "device_name",
     "last_iteration",
     "peak_memory",
     "progress_bar",
@@ -48,8 +46,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-_VERSIONS = ("det_transfer", "detectron2", "torch", "torchvision", "timm", "numpy", "hotcoco")
 
 
 class SeedEachStep(HookBase):
@@ -107,8 +103,8 @@ class RunRecord(HookBase):
             "command": shlex.join(sys.argv),
             "seed": cfg.SEED,
             "processes": comm.get_world_size(),
-            "device": _device_name(cfg),
-            "versions": {"python": platform.python_version(), **_versions()},
+            "device": device_name(cfg.MODEL.DEVICE),
+            "versions": versions(),
             "reuse": reuse,
             "seconds": {"training": 0.0, "evaluation": 0.0},
             "evaluations": [],
@@ -157,7 +153,7 @@ class RunRecord(HookBase):
         self._training_before = self._content["seconds"]["training"]
         self._content |= {
             "status": "running",
-            "started": _now(),
+            "started": now(),
             "start_iteration": self.trainer.start_iter,
             "max_iteration": self.trainer.max_iter,
             "weights": self.weights,
@@ -191,7 +187,7 @@ class RunRecord(HookBase):
 
     def ended(self, status: str, reason: str = "") -> None:
         """Write how the run ended: "finished", "failed" or "interrupted"."""
-        self._content |= {"status": status, "ended": _now()}
+        self._content |= {"status": status, "ended": now()}
         if reason:
             self._content["reason"] = reason
         self._write_costs()
@@ -303,20 +299,9 @@ def _file_only(child: logging.Logger) -> None:
         handler.addFilter(lambda record: record.name != child.name)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            module = sys.modules.get(name)
-            if module is not None:
-                found[name] = getattr(module, "__version__", "unknown")
-    return found
-
-
-def _device_name(cfg: CfgNode) -> str:
-    if cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available():
+def device_name(device: str) -> str:
+    """What runs on "cpu" or "cuda" are said to have run on."""
+    if device.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
@@ -335,7 +320,3 @@ def _peak_host_memory() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024  # kB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -18,6 +18,7 @@ from det_transfer.classification.extraction import Features
 from det_transfer.classification.ranking import agreement, by_score, score_all
 from det_transfer.engine.launch import run
 from det_transfer.errors import UserError
+from det_transfer.report.page import tables
 from det_transfer.testing import make_tiny_images
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -120,6 +121,40 @@ def test_against_fine_tuned_accuracies(call, shapes, tmp_path):
     expected = kendalltau(scores, list(accuracies.values())).statistic
     assert found["agreement"]["logme"]["kendall"] == pytest.approx(expected)
     assert "Agreement with the order of the fine-tuned accuracy" in out
+
+
+def test_a_ranking_becomes_a_page(call, shapes, tmp_path, monkeypatch, capsys):
+    import make_results
+
+    backbones = [f"a={TWO[0]}", f"b={TWO[1]}", "c=random:test_vit3"]
+    assert call(f"images:{shapes}:train", "--size", 160, backbones=backbones)[0] == 0
+    found = ranking(tmp_path)
+    words = ["--root", tmp_path, "ranking", "which", tmp_path / "out", "--title", "T"]
+    words += ["--question", "Q?"]
+
+    def collect():
+        monkeypatch.setattr(sys, "argv", ["tools/make_results.py", *map(str, words)])
+        return make_results.main()
+
+    assert collect() == 0
+    content = json.loads((tmp_path / "docs/results/which.json").read_text())
+    columns = {column.pop("side"): column for column in content["results"]}
+    assert list(columns)[:3] == [row["backbone"] for row in found["backbones"]]
+    best = found["backbones"][0]
+    assert columns[best["backbone"]]["logme"] == best["scores"]["logme"]
+    assert "leep" not in columns[best["backbone"]]  # of a random classifier there is none
+    taus = {name: a["kendall"] for name, a in found["agreement"].items() if a}
+    assert columns["Kendall's tau"] == taus
+    assert content["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert str(tmp_path) not in json.dumps(content)
+    text = tables(content)
+    assert "| logme |" in text
+    assert "Measured: " in text
+    before = {key: value for key, value in found.items() if key not in ("versions", "ended")}
+    (tmp_path / "out/ranking.json").write_text(json.dumps(before))
+    capsys.readouterr()
+    assert collect() == 2
+    assert "has no ended, versions: rank the backbones again" in capsys.readouterr().err
 
 
 def test_objects_in_boxes(call, tiny_coco, weights, tmp_path):

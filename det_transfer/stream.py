@@ -211,8 +211,10 @@ def _without_garbage() -> Iterator[None]:
     """So that no process that is forked here copies pages by looking for garbage in them."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def as_list(samples: list[dict]) -> list[dict]:

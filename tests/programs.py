@@ -25,11 +25,16 @@ _context.set_forkserver_preload(["det_transfer.engine.detection"])
 
 
 def start(*words, folder=ROOT, seconds=600):
-    """Run a program as ``python *words`` in a folder would; gives what subprocess.run gives."""
+    """Run a program in a folder as ``python *words`` would, and give what subprocess.run gives.
+
+    But for what is imported already, and the environment, which is that of the first start: what
+    depends on these is started by subprocess.
+    """
     with tempfile.TemporaryDirectory() as logs:
         out, err = Path(logs, "stdout"), Path(logs, "stderr")
         code = Program(out, *words, errors=err, folder=folder).wait(seconds)
-        return CompletedProcess(words, code, out.read_text(), err.read_text())
+        said = (log.read_text(errors="replace") for log in (out, err))
+        return CompletedProcess(words, code, *said)
 
 
 class Program:
@@ -37,7 +42,8 @@ class Program:
 
     def __init__(self, log, *argv, errors=None, limits=(), folder=ROOT):
         self.log = Path(log)
-        logs = (str(log), str(errors or log))
+        self._errors = Path(errors or log)
+        logs = (str(self.log), str(self._errors))
         argv = tuple(map(str, argv))
         args = (logs, argv, tuple(limits), str(folder))
         self._process = _context.Process(target=_run, args=args)
@@ -49,7 +55,8 @@ class Program:
 
     @property
     def said(self):
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        logs = dict.fromkeys([self.log, self._errors])
+        return "".join(log.read_text(errors="replace") for log in logs if log.exists())
 
     def wait(self, seconds=240):
         """The exit code, negative of a signal; fails where it hangs."""
@@ -110,6 +117,8 @@ def _run(logs, argv, limits, folder):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write fails with EFBIG, as on a full disk
     for name, value in limits:
         resource.setrlimit(getattr(resource, name), (value, value))
+    program = Path(argv[0]).absolute()
     sys.argv = list(argv)
-    sys.path.insert(0, str(Path(argv[0]).parent))
-    runpy.run_path(argv[0], run_name="__main__")
+    sys.path.insert(0, str(program.parent))
+    multiprocessing.current_process()._config.pop("tempdir", None)  # that of the tests
+    runpy.run_path(str(program), run_name="__main__")

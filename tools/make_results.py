@@ -27,7 +27,7 @@ from det_transfer.errors import UserError, exit_code, raise_all
 from det_transfer.report import transferability
 from det_transfer.report.collect import KIND, collect
 from det_transfer.report.comparison import joined
-from det_transfer.report.conditions import Said
+from det_transfer.report.conditions import Said, relative
 from det_transfer.report.growth_results import collect_analysis, collect_growth
 from det_transfer.report.ranking_results import collect_ranking
 from det_transfer.report.results import FOLDER, copy_pictures, render, stale, write
@@ -116,18 +116,14 @@ def make_joined(args: argparse.Namespace) -> int:
     parts = {}
     for words in args.parts:
         label, equals, path = words.rpartition("=")
-        if not (label and equals) or label in parts:
-            raise UserError(f"{words} is not LABEL=FILE, with a label for each file")
-        parts[label] = read_differences(Path(path))
+        if not (label and equals):
+            raise UserError(f"{words} is not LABEL=FILE")
+        if label in parts:
+            raise UserError(f"{words}: there is a file with the label {label} already")
+        parts[label] = read_json(path)
     content = joined(parts, title=args.title, note=args.note, metrics=args.metrics)
-    return save(args, content)
-
-
-def read_differences(path: Path) -> dict:
-    content = read_json(path)
-    if not isinstance(content, dict) or not {"results", "note", "machine"} <= content.keys():
-        raise UserError(f"{path} is not what tools/compare_runs.py --output-json writes")
-    return content
+    collected_by = relative(shlex.join(sys.argv), args.root.resolve())
+    return save(args, {**content, "collected_by": collected_by})
 
 
 def check_name(name: str) -> None:
@@ -204,7 +200,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     several.add_argument("--title", required=True)
     several.add_argument("--note", default="", help="stands before those of the files")
     several.add_argument(
-        "--metrics", default=[], type=lambda words: words.split(","), metavar="AP,AP50,..."
+        "--metrics",
+        default=[],
+        type=lambda words: [word for word in words.split(",") if word],
+        metavar="AP,AP50,...",
+        help="that are kept (default: all)",
     )
     several.add_argument("parts", metavar="LABEL=FILE", nargs="+")
     return parser.parse_args(argv)

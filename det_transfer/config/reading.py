@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ class ConfigFile:
         on_command_line = dict(zip(opts[::2], opts[1::2], strict=True))
         _check_keys(on_command_line, self._known, "command line")
         cfg = self._cfg.clone()
-        _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
+        _merge(cfg, "command line", lambda: cfg.merge_from_list(deepcopy(list(opts))))
         raise_all(_value_problems(dict(leaves(cfg)), self._known))
         return Config(
             cfg=cfg,

@@ -93,7 +93,7 @@ def setup(
     torch.use_deterministic_algorithms(cfg.DETERMINISTIC)
     _open_log(cfg, args)
     seed_all_rng(cfg.SEED + comm.get_rank())
-    if not args.eval_only:  # images of ever other sizes: looking for the fastest kernel costs more
+    if not args.eval_only:  # a test set is too small to look for the fastest kernels
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     changed = differences(cfg, config.from_file)
     if changed:
@@ -162,7 +162,7 @@ def _refuse_other_run(output_dir: str, resume: bool) -> None:
 
 
 def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Detectron2's default_setup, which parses the config three times over, without that."""
+    """As Detectron2's default_setup, which parses the config three times over, opens it."""
     cfg = cfg.clone()
     cfg.defrost()
     if args.eval_only:  # a run keeps the config and the log that it was trained with
@@ -175,11 +175,11 @@ def _open_log(cfg: CfgNode, args: argparse.Namespace) -> None:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
     for handler in (*console_handlers(), *console_handlers("det_transfer")):
         handler.addFilter(lambda record: record.name not in _FILE_ONLY)
-    text = cfg.dump()
     _opening.info("Rank %d of %d", rank, comm.get_world_size())
     _opening.info("Environment info:\n%s", collect_env_info())
     _opening.info("Command line arguments: %s", args)
     if comm.is_main_process():
+        text = cfg.dump()
         _opening.info("Running with full config:\n%s", text)
         (Path(cfg.OUTPUT_DIR) / run_folder.CONFIG).write_text(text)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, raise_all
 from .analysis import analyse, truth_of
 from .by_class import ClassRow
 from .conditions import machine
@@ -196,34 +196,59 @@ def joined(
     """Differences of several comparisons as one json of results.
 
     Args:
-        parts: label -> what :func:`numbers_json` gives; where one has several differences, each
-            has its name behind the label
+        parts: label -> what :func:`numbers_json` gives
         note: stands before theirs
         metrics: that are kept; all where none is named
 
     Raises:
-        UserError: a metric that a comparison has not
+        UserError: a part is no such thing, or lacks a metric
     """
-    found = [row for part in parts.values() for row in part["results"].values()]
-    missing = sorted({m for row in found for m in metrics if m not in row})
-    if missing:
-        raise UserError(f"there is no {', '.join(missing)}; there are {', '.join(found[0])}")
+    raise_all(
+        f"{label} has not what tools/compare_runs.py --output-json writes"
+        for label, part in parts.items()
+        if not _is_differences(part)
+    )
+    rows = {
+        f"{label}: {name}": row
+        for label, part in parts.items()
+        for name, row in part["results"].items()
+    }
+    raise_all(
+        f"{name} has no {metric}; it has {', '.join(row)}"
+        for name, row in rows.items()
+        for metric in metrics
+        if metric not in row
+    )
     machines = [part["machine"] for part in parts.values()]
     notes = [note, *(part["note"] for part in parts.values())]
     return {
         "title": title,
         "note": " ".join(filter(None, dict.fromkeys(notes))),
         "command": "\n".join(part["command"] for part in parts.values()),
-        "machine": {
-            **machines[0],
-            "cpu": ", ".join(dict.fromkeys(m["cpu"] for m in machines)),
-            "devices": list(dict.fromkeys(d for m in machines for d in m["devices"])),
-        },
+        "machine": machines[0] if all(m == machines[0] for m in machines) else _either(machines),
         "results": {
-            f"{label}: {name}" if len(part["results"]) > 1 else label: {
-                metric: row[metric] for metric in metrics or row
-            }
-            for label, part in parts.items()
-            for name, row in part["results"].items()
+            name: {metric: row[metric] for metric in metrics or row} for name, row in rows.items()
         },
+    }
+
+
+def _is_differences(part: Any) -> bool:
+    wanted = {"note": str, "command": str, "machine": dict, "results": dict}
+    return (
+        isinstance(part, dict)
+        and all(isinstance(part.get(key), kind) for key, kind in wanted.items())
+        and {"cpu", "devices"} <= part["machine"].keys()
+        and all(
+            isinstance(row, dict)
+            and all(isinstance(v, dict) and "median" in v for v in row.values())
+            for row in part["results"].values()
+        )
+    )
+
+
+def _either(machines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several machines; what only one of them has is left out."""
+    return {
+        "cpu": ", ".join(dict.fromkeys(m["cpu"] for m in machines)),
+        "devices": list(dict.fromkeys(d for m in machines for d in m["devices"])),
     }

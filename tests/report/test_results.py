@@ -252,21 +252,36 @@ def test_differences_of_several_comparisons_are_joined(main, tmp_path):
     assert code == 0, printed
     content = json.loads((tmp_path / "docs/results/both.json").read_text())
     found = {name: values["AP"]["median"] for name, values in content["results"].items()}
-    assert found == {"n = 1": 1, "other: b": 2, "other: c": 3}
+    assert found == {"n = 1: a": 1, "other: b": 2, "other: c": 3}
+    assert content["collected_by"].startswith("tools/make_results.py --root")
+    assert str(tmp_path) not in content["collected_by"]
     assert all(values.keys() == {"AP", "AP50"} for values in content["results"].values())
     assert main("--root", tmp_path, *words, "--metrics", "AP")[0] == 0
     fewer = json.loads((tmp_path / "docs/results/both.json").read_text())["results"]
     assert fewer == {k: {"AP": values["AP"]} for k, values in content["results"].items()}
     code, printed = main("--root", tmp_path, *words, "--metrics", "AP,APx")
     assert code == 2
-    assert "there is no APx; there are AP, AP50" in printed
+    assert "n = 1: a has no APx; it has AP, AP50" in printed
     assert content["note"] == "First. To frozen."
     assert content["command"] == "compare 1.json\ncompare 2.json"
-    assert content["machine"] == {"cpu": "X, Y", "cores": 2, "devices": ["X", "Y"]}
+    assert content["machine"] == {"cpu": "X, Y", "devices": ["X", "Y"]}
+    whole = json.loads(one.read_text())
+
+    def odd_file(content):
+        path = tmp_path / f"odd_{len(list(tmp_path.glob('odd_*')))}.json"
+        write_json(path, content)
+        return path
+
+    code, printed = main("--root", tmp_path, *words, f"other={one}")
+    assert (code, "the label other already" in printed) == (2, True)
     for odd, said in (
         (str(one), "is not LABEL=FILE"),
         (f"n = 1={tmp_path / 'docs/results/none.json'}", "none.json"),
-        (f"n = 1={write_json(tmp_path / 'x.json', [1]) or tmp_path / 'x.json'}", "is not what"),
+        (f"n = 1={odd_file([1])}", "n = 1 has not what tools/compare_runs.py --output-json writes"),
+        (f"n = 1={odd_file({**whole, 'results': [1]})}", "has not what"),
+        (f"n = 1={odd_file({**whole, 'results': {'a': {'AP': 1}}})}", "has not what"),
+        (f"n = 1={odd_file({**whole, 'machine': {'cpu': 'X'}})}", "has not what"),
+        (f"n = 1={odd_file({k: v for k, v in whole.items() if k != 'command'})}", "has not what"),
     ):
         code, printed = main("--root", tmp_path, "join", "x", "--title", "T", odd)
         assert code == 2

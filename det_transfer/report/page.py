@@ -252,8 +252,9 @@ def _any_section(name: str, content: Mapping[str, Any]) -> str:
     if content.get("pictures"):
         names = content["captions"]
         paragraphs += [f"Row by row: {', '.join(names)}.", _images(content["pictures"], names)]
-    if command := content.get("command") or content.get("collected_by"):
-        paragraphs.append(f"```\n{command}\n```")
+    commands = [content[key] for key in ("command", "collected_by") if content.get(key)]
+    if commands:
+        paragraphs.append("\n".join(["```", *commands, "```"]))
     return "\n\n".join(paragraphs) + "\n"
 
 

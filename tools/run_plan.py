@@ -84,7 +84,7 @@ def show_or_run(plan: Plan, args: argparse.Namespace, make_slots: Callable[[int]
     """Do what the flags say; `make_slots` gets the descriptor of the lock on the plan's folder."""
     for name in orphans(plan):
         print(f"{plan.output}/{name} is not in the plan (any more); it is left alone")
-    plan = plan.only(args.only) if args.only else plan
+    plan = plan.only(*args.only) if args.only else plan
     if args.dry_run:
         states = {r.name: look_at(r) for r in plan.runs}
         print(table(plan, states))
@@ -129,7 +129,12 @@ def argument_parser(description: str | None = __doc__) -> argparse.ArgumentParse
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="folder of the runs, instead of the plan's")
-    parser.add_argument("--only", metavar="PATTERN", help="runs of these names, as in a shell")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="PATTERN",
+        help="runs of these names, as in a shell; may be given several times",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the runs and start none")
     parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     where = parser.add_mutually_exclusive_group()

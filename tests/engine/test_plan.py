@@ -155,8 +155,14 @@ def test_a_mistake_of_all_runs_is_said_once(plan):
 def test_only_some_of_them_and_what_they_need(plan):
     made = plan(TWO_STAGES)
     assert names(made.only("second_s2")) == ["first_s2", "second_s2"]
+    assert names(made.only("second_s2", "first_*")) == ["first_s1", "first_s2", "second_s2"]
     with pytest.raises(UserError, match=r"--only thrid.*no such run"):
-        made.only("thrid*")
+        made.only("first_*", "thrid*")
+
+
+def test_only_is_given_several_times():
+    args = run_plan.argument_parser().parse_args(["p.yaml", "--only", "a_*", "--only", "b_*"])
+    assert args.only == ["a_*", "b_*"]
 
 
 def test_a_part_of_a_plan_keeps_the_rows_of_the_others(plan):

@@ -83,17 +83,18 @@ class Plan:
         """The runs that have a row in its tables."""
         return self.whole or self.runs
 
-    def only(self, pattern: str) -> "Plan":
-        """The runs whose name matches a shell pattern, and those that they need.
+    def only(self, *patterns: str) -> "Plan":
+        """The runs whose name matches one of these shell patterns, and those that they need.
 
         Raises:
-            UserError: there is none
+            UserError: a pattern matches none
         """
         by_name = {run.name: run for run in self.runs}
-        wanted = [name for name in by_name if fnmatch(name, pattern)]
-        if not wanted:
-            near = nearest(pattern, by_name) or list(by_name)[:3]
-            raise UserError(f"--only {pattern}: no such run; there is {', '.join(near)}")
+        for pattern in patterns:
+            if not any(fnmatch(name, pattern) for name in by_name):
+                near = nearest(pattern, by_name) or list(by_name)[:3]
+                raise UserError(f"--only {pattern}: no such run; there is {', '.join(near)}")
+        wanted = [name for name in by_name if any(fnmatch(name, p) for p in patterns)]
         for name in wanted:  # grows while it is walked
             wanted += [need for need in by_name[name].needs if need not in wanted]
         chosen = tuple(run for run in self.runs if run.name in wanted)

@@ -8,7 +8,6 @@ Knows nothing of what a sample is: detection and classification both stand on it
 """
 
 import contextlib
-import gc
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .errors import UserError, machine_fault
+from .garbage import without_garbage
 
 __all__ = ["PositionedBatches", "PositionedDataset", "TrainLoader", "as_list", "seeded"]
 
@@ -194,7 +194,7 @@ class TrainLoader:
             generator=torch.Generator(),
             worker_init_fn=_one_thread,
         )
-        with _without_garbage() if self.num_workers else contextlib.nullcontext():
+        with without_garbage() if self.num_workers else contextlib.nullcontext():
             batches = iter(loader)  # starts the workers
         return self.pool(batches, self._refill) if self.pool else batches
 
@@ -204,17 +204,6 @@ class TrainLoader:
         if self.pool:
             made = self.pool(made, self._refill * self.batches.batch_size)
         return (sample for (sample,) in made)
-
-
-@contextlib.contextmanager
-def _without_garbage() -> Iterator[None]:
-    """So that no process that is forked here copies pages by looking for garbage in them."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def as_list(samples: list[dict]) -> list[dict]:

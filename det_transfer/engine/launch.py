@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from ..errors import MACHINE_FAULT, USER_ERROR, UserError, machine_fault, own_words
+from ..garbage import keep_imports
 from .allocator import keep_freed_memory
 from .faults import explain
 from .selection import EarlyStop
@@ -41,6 +42,7 @@ def run(main: Callable[..., object], *args: object) -> int:
         the exit code
     """
     quiet()
+    keep_imports()
     keep_freed_memory()
     try:
         main(*args)

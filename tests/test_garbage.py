@@ -1,0 +1,83 @@
+import gc
+import weakref
+
+import pytest
+
+from det_transfer.garbage import keep_imports, not_looked_for, without_garbage
+
+
+class Node:
+    def __init__(self):
+        self.me = self
+
+
+@pytest.fixture
+def nothing_frozen():
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def looks():
+    seen = []
+    gc.callbacks.append(note := lambda phase, info: seen.append(phase))
+    yield seen
+    gc.callbacks.remove(note)
+
+
+def test_it_is_not_looked_for_and_found_afterwards(nothing_frozen, looks):
+    gc.collect()
+    looks.clear()
+    with not_looked_for():
+        made = weakref.ref(Node())
+        kept = [[] for _ in range(10 * gc.get_threshold()[0])]
+        assert not looks
+        assert made() is not None
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    assert len(gc.get_objects(generation=0)) < len(kept)  # they count as old
+    gc.collect()
+    assert made() is None
+
+
+def test_a_program_that_never_looks_goes_on_so():
+    gc.disable()
+    try:
+        with not_looked_for():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_after_an_import_that_fails_it_is_looked_for_again():
+    with pytest.raises(ImportError), not_looked_for():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_what_another_froze_stays_frozen(nothing_frozen):
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with not_looked_for():
+        pass
+    assert gc.get_freeze_count() >= frozen - 100  # but for what has ended
+
+
+def test_without_garbage_no_page_of_what_is_alive_is_touched(nothing_frozen, looks):
+    gone = weakref.ref(Node())
+    with without_garbage():
+        assert gone() is None
+        assert gc.get_freeze_count() > 1000
+        assert not any(isinstance(o, Node) for o in gc.get_objects())
+    assert gc.get_freeze_count() == 0
+
+
+def test_imports_are_kept_once(nothing_frozen):
+    keep_imports.cache_clear()
+    keep_imports()
+    assert gc.get_freeze_count() > 1000
+    gc.unfreeze()
+    keep_imports()  # of a second run in one process: what the first left behind must go
+    assert gc.get_freeze_count() == 0

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "add_det_transfer_config", "load", "train"]
 
 if all(importlib.util.find_spec(name) for name in ("torch", "detectron2")):
-    with not_looked_for(), warnings.catch_warnings():
+    with not_looked_for(to_stay=True), warnings.catch_warnings():
         # Detectron2 uses what newer torch deprecates; a user can do nothing about it.
         warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
         from . import modeling  # noqa: F401 - only registration

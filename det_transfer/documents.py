@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
+from .garbage import not_looked_for
 
 __all__ = ["MissingFileError", "read_json", "read_yaml"]
 
@@ -38,7 +39,8 @@ def read_json(
     """
     content = _bytes(path, what)
     try:
-        return json.loads(content, object_hook=hook)
+        with not_looked_for():
+            return json.loads(content, object_hook=hook)
     except RecursionError as error:
         raise UserError(f"{_named(path, what)} cannot be read: it is nested too deep") from error
     except ValueError as error:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ..errors import UserError
+from ..garbage import not_looked_for
 
 __all__ = ["Content", "Records", "content_of_file", "outline_of"]
 
@@ -341,7 +342,8 @@ def _in_a_process_of_its_own(work: Callable[[], None]) -> None:
 
 def _send_error(work: Callable[[], None], pipe: Connection) -> None:
     try:
-        work()
+        with not_looked_for():
+            work()
         pipe.send((None, ""))
     except Exception as error:
         known = isinstance(error, UserError | OSError)

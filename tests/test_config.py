@@ -45,6 +45,12 @@ def test_misspelt_key_on_the_command_line():
         load_config(None, ["SOLVER.MAX_ITR", "5"])
 
 
+def test_a_value_of_the_wrong_type():
+    line = r"^command line: SOLVER.STEPS abc is of type str; it must be of type tuple, as \(\d+,"
+    with pytest.raises(UserError, match=line):
+        load_config(None, ["SOLVER.STEPS", "abc"])
+
+
 def test_misspelt_key_in_a_base_file(tmp_path):
     write(tmp_path, "MODEL:\n  TIMM:\n    NAM: resnet18\n", "base.yaml")
     path = write(tmp_path, "_BASE_: base.yaml\n")

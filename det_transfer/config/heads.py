@@ -177,12 +177,12 @@ def _cascade_problems(cfg: CfgNode) -> Iterator[str]:
     if list(ious[:1]) != first:
         yield (
             f"{key} must begin as MODEL.ROI_HEADS.IOU_THRESHOLDS {first}, by which proposals are "
-            f"sampled; set that to {list(ious[:1])}"
+            f"sampled; set that to {list(ious[:1])}, with IOU_LABELS [0, 1]"
         )
     if len(options.BBOX_REG_WEIGHTS) != len(ious):
         yield (
-            f"{key} are {len(ious)} stages, MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS "
-            f"{len(options.BBOX_REG_WEIGHTS)}"
+            f"{key} are {len(ious)} stages, MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS are for "
+            f"{len(options.BBOX_REG_WEIGHTS)}; give four numbers for each stage"
         )
     if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
         yield (

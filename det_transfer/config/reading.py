@@ -1,6 +1,7 @@
 """From a YAML and a command line to a config that knows where its values come from."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -124,6 +125,11 @@ def _named(in_file: Mapping[str, Any], known: Mapping[str, Any]) -> frozenset[st
     return frozenset(chosen) | {"MODEL.WEIGHTS"}
 
 
+_WRONG_TYPE = re.compile(  # as yacs says it
+    r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values \((.*) vs\. (.*)\) for "
+    r"config key: (\S+)",
+    re.DOTALL,
+)
 _LONGEST = 500  # characters of an error that quotes values
 
 
@@ -168,7 +174,7 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         merge()
     # yacs and Detectron2's upgrade of old configs; the last two where a value is of another kind.
     except (ValueError, KeyError, AssertionError, AttributeError, TypeError) as error:
-        said = str(error)
+        said = _WRONG_TYPE.sub(r"\5 \4 is of type \2; it must be of type \1, as \3", str(error))
         said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
         raise UserError(f"{source}: {said}") from error
 

@@ -32,6 +32,7 @@ from ..errors import UserError
 from ..evaluation import build_evaluator
 from ..modeling import float32_statistics
 from ..modeling.levels import check_levels
+from ..modeling.names import check_names
 from ..modeling.roi_heads import balance_classes
 from ..reuse import (
     channels_last,
@@ -65,6 +66,7 @@ def prepare(config: Config) -> list[str | None]:
             "(tools/train_classifier.py); objects keep their classes: set it to 0"
         )
     processes = comm.get_world_size()
+    check_names(config.cfg)
     check_levels(config.cfg, processes)
     advised = [Advice(line) for line in advice(config.cfg, processes)]
     if comm.is_main_process():
@@ -185,13 +187,9 @@ class DetectionTrainer(TransferTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model with its trunk in the mode that MODEL.REUSE asks for, before any optimizer."""
-        try:
-            with counted(cfg) as complete:
-                model = float32_statistics(build_model(complete))
-        except KeyError as error:
-            if "No object named" not in str(error):
-                raise
-            raise UserError(f"config: {error.args[0]}") from error  # Detectron2 names both
+        check_names(cfg)
+        with counted(cfg) as complete:
+            model = float32_statistics(build_model(complete))
         reuse(trunk_of(model), cfg.MODEL)
         if cfg.MODEL.REUSE.TRAIN_ONLY:
             train_only(model, cfg.MODEL.REUSE.TRAIN_ONLY)

@@ -119,7 +119,11 @@ class DetectionEvaluator(DatasetEvaluator):
             if key not in truth.annotation_keys:
                 yield (
                     f"{self._json_file}: annotations without {key!r} cannot be evaluated"
-                    + ("; leave the task segm out" if key == "segmentation" else "")
+                    + (
+                        "; leave the task segm out (of a run: MODEL.MASK_ON False)"
+                        if key == "segmentation"
+                        else ""
+                    )
                 )
         unknown = sorted(set(mapping) - known)
         if unknown:

@@ -95,6 +95,31 @@ def test_what_is_ignored_needs_no_mask(tmp_path):
     assert [f.kind for f in check_annotations(content).fatal] == ["no object left"]
 
 
+def without_masks(content, images):
+    for entry in content["annotations"]:
+        entry.pop("segmentation")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["MODEL.MASK_ON", True], "no object has a mask; set MODEL.MASK_ON False, or add masks"),
+        (["INPUT.COPY_PASTE.ENABLED", True], "set INPUT.COPY_PASTE.BOXES True, or add masks"),
+        (["INPUT.COPY_PASTE.ENABLED", True, "INPUT.COPY_PASTE.BOXES", True], ""),
+        ([], ""),
+    ],
+)
+def test_masks_that_are_needed_and_not_there_are_one_line(dataset, options, said):
+    cfg = dataset(without_masks, *options)
+    if not said:
+        check_datasets(cfg)
+        return
+    with pytest.raises(UserError) as raised:
+        check_datasets(cfg)
+    (line,) = str(raised.value).splitlines()
+    assert said in line
+
+
 def test_findings_come_worst_first(tmp_path):
     content, images = bad_inputs.make_sound(tmp_path)
     content["categories"].append({"id": 4, "name": "ghost"})

@@ -140,7 +140,7 @@ def test_masks_of_the_last_stage_train_where_an_image_has_no_object():
             {HEAD + "IOUS": "(0.6, 0.7, 0.8)"},
             r"must begin as MODEL.ROI_HEADS.IOU_THRESHOLDS \[0.5\].*set that to \[0.6\]",
         ),
-        ({HEAD + "IOUS": "(0.5, 0.7)"}, "are 2 stages, .*BBOX_REG_WEIGHTS 3"),
+        ({HEAD + "IOUS": "(0.5, 0.7)"}, "are 2 stages, .*BBOX_REG_WEIGHTS are for 3; give four"),
         ({"MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": False}, "CLS_AGNOSTIC.*set it to True"),
         ({HEAD + "LOSS": "avg"}, "LOSS is 'avg'; it can be 'sum' or 'mean'"),
         (

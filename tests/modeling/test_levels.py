@@ -3,17 +3,61 @@
 import contextlib
 
 import pytest
+from detectron2.modeling import BACKBONE_REGISTRY
 from small_detector import batch, build, config, gradients, losses
 
 from det_transfer.config import advice
 from det_transfer.errors import UserError
 from det_transfer.modeling.levels import check_levels
+from det_transfer.modeling.names import check_names
 
 
 def test_a_sound_config_passes():
     check_levels(config())
     check_levels(config(MODEL__ANCHOR_GENERATOR__SIZES=[[32]]))
-    check_levels(config(MODEL__BACKBONE__NAME="build_resnet_backbone", MODEL__RPN__IN_FEATURES=[]))
+
+
+OF_DETECTRON2 = {
+    "MODEL__BACKBONE__NAME": "build_resnet_fpn_backbone",
+    "MODEL__FPN__IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL__RESNETS__OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+}
+
+
+def test_detectron2s_own_builders_are_asked_too():
+    check_levels(config(**OF_DETECTRON2))
+    with pytest.raises(UserError, match=r"\['p7'\]: build_resnet_fpn_backbone gives \['p2'"):
+        check_levels(config(**OF_DETECTRON2, MODEL__RPN__IN_FEATURES=["p7"]))
+
+
+def test_a_users_own_builder_is_left_alone():
+    @BACKBONE_REGISTRY.register()
+    def build_of_a_user(cfg, input_shape):
+        raise AssertionError("it may read files that are not there yet")
+
+    try:
+        check_levels(config(MODEL__BACKBONE__NAME="build_of_a_user"))
+    finally:
+        BACKBONE_REGISTRY._obj_map.pop("build_of_a_user")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "said"),
+    [
+        ("META_ARCHITECTURE", "GeneralisedRCNN", "there is GeneralizedRCNN"),
+        ("BACKBONE__NAME", "build_reuse_bakbone", "there is build_reuse_backbone"),
+        ("ROI_HEADS__NAME", "StandrdROIHeads", "there is StandardROIHeads"),
+        ("ROI_MASK_HEAD__NAME", "TransferMask", "there is TransferMaskHead"),
+        ("RPN__HEAD_NAME", "x", "there is .*TransferRPNHead"),
+        ("PROPOSAL_GENERATOR__NAME", "PrecomputedProposals", ""),
+        ("ROI_BOX_HEAD__NAME", "", ""),  # of a C4
+    ],
+)
+def test_names_that_nobody_registered(key, name, said):
+    cfg = config(**{f"MODEL__{key}": name})
+    line = rf"MODEL\.{key.replace('__', '.')} '{name}' is not registered; .*{said}"
+    with pytest.raises(UserError, match=line) if said else contextlib.nullcontext():
+        check_names(cfg)
 
 
 @pytest.mark.parametrize(

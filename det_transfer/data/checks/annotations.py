@@ -37,6 +37,7 @@ class AnnotationCheck:
         skip_images: ids of the images that training leaves out
         skip_annotations: ids of the annotations that it leaves out beside those
         run_length: whether a mask that is no crowd's is a run-length code
+        without_masks: whether masks are to be trained and no object has one; none is skipped for it
     """
 
     images: int
@@ -45,6 +46,7 @@ class AnnotationCheck:
     skip_images: set[int] = field(default_factory=set)
     skip_annotations: set[int] = field(default_factory=set)
     run_length: bool = False
+    without_masks: bool = False
 
     @property
     def skipped_share(self) -> float:
@@ -222,9 +224,11 @@ def _as_array(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
 def _masks(content: dict[str, Any], result: AnnotationCheck) -> dict[str, list[str]]:
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     found: dict[str, list[str]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        if not _is_trained(annotation):
-            continue
+    trained = [a for a in content["annotations"] if _is_trained(a)]
+    result.without_masks = bool(trained) and not any(a.get("segmentation") for a in trained)
+    if result.without_masks:
+        return {}
+    for annotation in trained:
         segmentation = annotation.get("segmentation")
         result.run_length |= isinstance(segmentation, dict)
         kind = _mask_problem(segmentation, sizes[annotation["image_id"]])

@@ -63,7 +63,8 @@ KINDS: dict[str, Kind] = {
     "no mask": Kind(
         _S,
         "objects without a mask",
-        "add masks, or train without: MODEL.MASK_ON False, INPUT.COPY_PASTE.BOXES True",
+        "add masks, or train without: MODEL.MASK_ON False (and INPUT.COPY_PASTE.BOXES True, where "
+        "objects are pasted)",
     ),
     "bad polygon": Kind(
         _S,

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..errors import UserError, nearest
-from ..reuse import freeze
+from ..reuse import REDRAWN, freeze
 from .classifier import ImageClassifier
 
 __all__ = ["CLASSIFIER", "TREATMENTS", "Transfer", "Treatment", "check_layers", "cut"]
@@ -22,9 +22,6 @@ __all__ = ["CLASSIFIER", "TREATMENTS", "Transfer", "Treatment", "check_layers", 
 logger = logging.getLogger(__name__)
 
 CLASSIFIER = "classifier"  # the last layer, FC8 of the paper's network
-# Added to a run's seed for the layers that are drawn anew, which must not begin as those of the
-# base did: it has the same seed. Any number that no user counts seeds to.
-_REDRAWN = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class Transfer:
 
     def first_seed(self, seed: int) -> int:
         """Of the first weights: the base's own, or another draw."""
-        return seed + _REDRAWN if self.up_to else seed
+        return seed + REDRAWN if self.up_to else seed
 
     def apply(self, model: ImageClassifier, *, dropout: str) -> None:
         """Freeze the first layers, if they are to be, in place.

@@ -1,5 +1,6 @@
 """The detection trainer: our data, our evaluators, Detectron2's models."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ from ..modeling.levels import check_levels
 from ..modeling.names import check_names
 from ..modeling.roi_heads import balance_classes
 from ..reuse import (
+    REDRAWN,
     channels_last,
     format_table,
     reuse,
@@ -43,6 +45,7 @@ from ..reuse import (
     trainable_line,
     trunk_of,
 )
+from ..stream import seeded
 from .analysis import CountOperations
 from .evaluation import Evaluation
 from .setup import Advice
@@ -78,6 +81,13 @@ def prepare(config: Config) -> list[str | None]:
     for name in config.cfg.DATASETS.TEST:  # says now what it would say after the training
         DetectionTrainer.build_evaluator(config.cfg, name)
     return lines
+
+
+def _drawing(cfg: CfgNode) -> contextlib.AbstractContextManager:
+    """Of the first weights: behind a cut another draw than that of the seed."""
+    if cfg.MODEL.REUSE.LOAD_STAGES > 0:
+        return seeded(max(cfg.SEED, 0) + REDRAWN)
+    return contextlib.nullcontext()
 
 
 def evaluations(
@@ -188,7 +198,7 @@ class DetectionTrainer(TransferTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model with its trunk in the mode that MODEL.REUSE asks for, before any optimizer."""
         check_names(cfg)
-        with counted(cfg) as complete:
+        with counted(cfg) as complete, _drawing(cfg):
             model = float32_statistics(build_model(complete))
         reuse(trunk_of(model), cfg.MODEL)
         if cfg.MODEL.REUSE.TRAIN_ONLY:

@@ -23,12 +23,13 @@ from .modes import MODES, Mode, apply_mode, mode_of, reuse, trunk_of
 from .norms import train_norms
 from .only import train_only
 from .preprocessing import Preprocessing, check_preprocessing
-from .stages import stage_ends, tensors_up_to
+from .stages import REDRAWN, stage_ends, tensors_up_to
 from .table import format_table, reuse_table, trainable_line
 from .weights import Weights, read_weights
 
 __all__ = [
     "MODES",
+    "REDRAWN",
     "LoadReport",
     "Mode",
     "Preprocessing",

@@ -6,9 +6,12 @@ from torch import nn
 
 from ..errors import UserError
 
-__all__ = ["LOAD_STAGES", "first_stages", "stage_ends", "tensors_up_to"]
+__all__ = ["LOAD_STAGES", "REDRAWN", "first_stages", "stage_ends", "tensors_up_to"]
 
 LOAD_STAGES = "MODEL.REUSE.LOAD_STAGES"  # of the config, for errors
+# Added to a run's seed for what is drawn anew behind a cut, which must not begin as it did in the
+# run whose first stages are taken: that may have the same seed. Any number that no user counts to.
+REDRAWN = 1_000_003
 
 
 def stage_ends(trunk: nn.Module) -> dict[int, str]:

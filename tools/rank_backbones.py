@@ -73,6 +73,12 @@ def open_data(spec: str, flag: str, most: int = 0) -> Source:
             raise UserError(f"--shots {most}: it chooses images; {flag} {spec} has boxes")
         return LabelledBoxes(*parts[1:], flag)
     images = read_images(flag, *parts)
+    without = [k for k, count in enumerate(images.counts()) if not count]
+    if without and flag == "--data":  # of a test set it costs nothing
+        raise UserError(
+            f"{flag} has {len(without)} classes without images, e.g. {images.classes[without[0]]}; "
+            "add some, or leave them out"
+        )
     if len(images) < len(images.classes):
         raise UserError(
             f"{flag} has {len(images)} images of {len(images.classes)} classes; it needs several "
@@ -85,11 +91,11 @@ def open_data(spec: str, flag: str, most: int = 0) -> Source:
     return LabelledImages(images)
 
 
-def check_classes(data: Source) -> None:
+def check_classes(data: Source, flag: str) -> None:
     present = np.unique(data.labels)
     if len(present) < 2:
         name = data.classes[present[0]]
-        raise UserError(f"--data has one class, {name}: there is nothing to tell apart")
+        raise UserError(f"{flag} has one class, {name}: there is nothing to tell apart")
 
 
 def match_classes(test: Source, train: Source) -> None:
@@ -131,9 +137,10 @@ def split_name(word: str) -> tuple[str, str]:
 def rank(args: argparse.Namespace) -> dict[str, Any]:
     names = chosen_scores(args.scores)
     train = open_data(args.data, "--data", args.shots)
-    check_classes(train)
+    check_classes(train, "--data")
     test = open_data(args.test_data, "--test-data") if args.test_data else None
     if test is not None:
+        check_classes(test, "--test-data")
         match_classes(test, train)
     labels = [split_name(word)[0] for word in args.backbones]
     accuracies = read_accuracies(args.accuracies, labels) if args.accuracies else None
@@ -183,7 +190,11 @@ def report(
         "device": device_name(args.device),
         "versions": versions(),
         "ended": now(),
-        "data": {"train": args.data, "test": args.test_data, "classes": len(train.classes)},
+        "data": {
+            "train": args.data,
+            "test": args.test_data,
+            "classes": len(np.unique(train.labels)),
+        },
         "size": args.size,
         "ranked_by": names[0],
         "against": against,
@@ -248,6 +259,10 @@ def write(folder: Path, found: dict[str, Any]) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.size < 1 or args.shots < 0:
         raise UserError(f"--size {args.size} --shots {args.shots}: pixels and images, from 1 on")
+    try:
+        torch.device(args.device)
+    except RuntimeError:
+        raise UserError(f"--device {args.device}: take cpu, cuda or cuda:1") from None
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {args.device}: torch finds no CUDA device here")
     found = rank(args)

@@ -79,7 +79,8 @@ class LabelledBoxes:
             if grid is None:
                 raise UserError(
                     f"{backbone.origin} cannot be pooled in boxes: its features are no average "
-                    "over a map; take one that ends in average pooling, as ResNets do"
+                    "over a map of several cells; take one that ends in average pooling, as "
+                    "ResNets do, or a larger --size"
                 )
             yield rows, self._pooled(grid, record, rows), None
 

@@ -20,7 +20,7 @@ from .classifier import ImageClassifier
 from .data import Tasks
 from .growth import Growth, check_memory, fill_new
 from .scopes import apply_scope
-from .transfer import CLASSIFIER, Transfer, check_layers, cut
+from .transfer import CLASSIFIER, Transfer, check_complete, check_layers, cut
 from .trunks import FIRST_WEIGHTS, WIDTHS, sketch_trunk
 
 __all__ = [
@@ -150,10 +150,12 @@ def layer_names(cfg: CfgNode) -> list[str]:
     """The layers that MODEL.TRANSFER counts, from below.
 
     Raises:
-        UserError: LAYERS names one that the network lacks
+        UserError: LAYERS names one that the network lacks, or it has weights in no layer
     """
     net = _plain(cfg)
-    known = sketch_trunk(net.network, dict(net.options)).named_layers()
+    trunk = sketch_trunk(net.network, dict(net.options))
+    known = trunk.named_layers()
+    check_complete(trunk, known)
     return check_layers(cfg.MODEL.TRANSFER.LAYERS, [*known, *net.layers, CLASSIFIER])
 
 

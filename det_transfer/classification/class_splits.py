@@ -104,7 +104,7 @@ def halves_of(split: ClassSplit, classes: tuple[str, ...], path: str = "") -> Ha
         }
     else:
         named = {
-            half: set(chosen_classes(f"split {split.name}", path, choice))
+            half: set(chosen_classes(f"of split {split.name}, {half}", path, choice))
             for half, choice in split.choices.items()
         }
         raise_all(_unknown(split, named, classes))

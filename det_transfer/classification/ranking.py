@@ -117,11 +117,12 @@ def read_accuracies(path: Path, backbones: Sequence[str]) -> list[float]:
         if not row[column]:  # a run that is not finished
             continue
         try:
-            known[row["backbone"]].append(float(row[column]))
+            value = float(row[column])
         except ValueError:
-            raise UserError(
-                f"--accuracies {path}, line {number}: {row[column]!r} is no number"
-            ) from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError(f"--accuracies {path}, line {number}: {row[column]!r} is no number")
+        known[row["backbone"]].append(value)
     missing = [name for name in backbones if name not in known]
     if missing:
         raise UserError(

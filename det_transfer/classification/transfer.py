@@ -17,7 +17,15 @@ from ..errors import UserError, nearest
 from ..reuse import REDRAWN, freeze
 from .classifier import ImageClassifier
 
-__all__ = ["CLASSIFIER", "TREATMENTS", "Transfer", "Treatment", "check_layers", "cut"]
+__all__ = [
+    "CLASSIFIER",
+    "TREATMENTS",
+    "Transfer",
+    "Treatment",
+    "check_complete",
+    "check_layers",
+    "cut",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +157,7 @@ def cut(model: ImageClassifier, layers: Sequence[str] = ()) -> dict[str, list[nn
         UserError: the network lacks one of them, has it elsewhere, or has weights in no layer
     """
     named = {**model.named_layers(), CLASSIFIER: tuple(model.classifiers.values())}
-    _check_complete(model, named)
+    check_complete(model, named)
     ends = check_layers(layers, list(named))
     found: dict[str, list[nn.Module]] = {}
     waiting: list[nn.Module] = []
@@ -199,13 +207,18 @@ def check_depth(up_to: int, extra: int, layers: Sequence[str]) -> None:
         )
 
 
-def _check_complete(model: ImageClassifier, named: Mapping[str, Sequence[nn.Module]]) -> None:
+def check_complete(model: nn.Module, named: Mapping[str, Sequence[nn.Module]]) -> None:
+    """Refuse a network that has weights in none of its layers, as a ViT's positions are.
+
+    Raises:
+        UserError: it has
+    """
     inside = {id(t) for modules in named.values() for m in modules for t in _tensors(m)}
     stray = [name for name, t in model.named_parameters() if id(t) not in inside]
     if stray:
         raise UserError(
             f"this network cannot be cut: {', '.join(stray[:3])} belongs to none of its layers "
-            f"{', '.join(named)}"
+            f"{', '.join(named)}; take one whose stages hold all weights, as ResNets do"
         )
 
 

@@ -42,6 +42,23 @@ SPLITS, VIEWS = "splits", "views"  # folders there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of a split: names of runs begin with it
 
+_PROGRAM = "tools/train_classifier.py"
+# Keys of a config that the section gives each run -> what says it there.
+_GIVEN = {
+    "DATASETS.CLASSIFICATION": "train and test",
+    "DATASETS.TRAIN": "train",
+    "DATASETS.TEST": "test",
+    "DATASETS.TRAIN_SHOTS": "shots",
+    "DATASETS.TRAIN_FRACTION": "shots",
+    "DATASETS.SUBSET_SEED": "seeds",
+    "MODEL.CLASSIFIER.TASK": "directions",
+    "MODEL.TRANSFER.UP_TO": "layers",
+    "MODEL.TRANSFER.FROZEN": "treatments",
+    "MODEL.TRANSFER.EXTRA": "extra",
+    "MODEL.REUSE.DROPOUT": "treatments (what is frozen keeps its dropout)",
+    "MODEL.WEIGHTS": "treatments",
+    "SEED": "seeds",
+}
 _REQUIRED = ("train", "test", "splits")
 _LISTS = ("layers", "treatments", "seeds", "directions", "extra", "shots")
 _KEYS = ("title", *_REQUIRED, *_LISTS)
@@ -162,6 +179,7 @@ class Experiment:
         common = {"MODEL.CLASSIFIER.CACHE_FOLDER": str(folder / VIEWS)} if self.cached else {}
         return {
             run.name: {
+                "program": _PROGRAM,
                 "options": {**common, **run.options(folder, self.train, self.test)},
                 "seeds": [],
                 "grid": {},
@@ -170,14 +188,17 @@ class Experiment:
             for run in self.runs
         }
 
-    def write(self, folder: Path) -> None:
-        """Write the splits' files and ``transferability.json`` into the plan's folder.
+    def check(self) -> tuple[dict[str, Halves], ImageSet]:
+        """Read the data and the splits.
 
+        Returns:
+            the halves of each split, and the training images
         Raises:
-            UserError: what is wrong with the splits or the data, all at once
+            UserError: what is wrong with them, all at once
         """
         sets = {"train": self.train, "test": self.test}
         images = {name: read_images(name, *entry) for name, entry in sets.items()}
+        most = max((run.shots or 0 for run in self.runs), default=0)
         halves, problems = {}, []
         for split in self.splits:
             try:
@@ -187,11 +208,21 @@ class Experiment:
                 continue
             halves[split.name] = found
             problems += _empty(split.name, found, images)
+            problems += _fewer(split.name, found, images["train"], most)
         raise_all(problems)
+        return halves, images["train"]
+
+    def write(self, folder: Path) -> None:
+        """Write the splits' files and ``transferability.json`` into the plan's folder.
+
+        Raises:
+            UserError: as of :meth:`check`
+        """
+        halves, images = self.check()
         described = {
             split.name: {
                 "kind": split.kind,
-                **_sizes(halves[split.name], images["train"]),
+                **_sizes(halves[split.name], images),
                 "checksum": keep_halves(folder / SPLITS, split.name, halves[split.name]),
             }
             for split in self.splits
@@ -212,6 +243,18 @@ def _empty(split: str, halves: Halves, images: Mapping[str, ImageSet]) -> Iterat
                     f"split {split}: {len(empty)} of the {len(names)} classes of {half} have no "
                     f"image in the {part} set, e.g. {', '.join(empty[:3])}"
                 )
+
+
+def _fewer(split: str, halves: Halves, images: ImageSet, shots: int) -> Iterator[str]:
+    """Classes that have images, but not as many as each is to be trained on."""
+    count = dict(zip(images.classes, images.counts().tolist(), strict=True))
+    wanting = {name: count[name] for half in halves.values() for name in half if count.get(name)}
+    few = [name for name, images in wanting.items() if images < shots]
+    if few:
+        yield (
+            f"split {split}: shots has {shots}, and {len(few)} classes have fewer images, e.g. "
+            f"{few[0]} ({wanting[few[0]]}); take at most {min(wanting.values())}"
+        )
 
 
 def _sizes(halves: Halves, images: ImageSet) -> dict[str, dict[str, int]]:
@@ -249,6 +292,12 @@ def read_experiment(section: Any, plan: Mapping[str, Any], stem: str = "") -> Ex
     config = load_config(plan.get("config"), words)
     validate(config.cfg, config.explicit)
     cfg = config.cfg
+    if cfg.DATASETS.TRAIN_FRACTION != 1 or cfg.DATASETS.TRAIN_SHOTS:
+        raise UserError(
+            f"config {plan.get('config')} takes a part of the images (DATASETS.TRAIN_FRACTION "
+            f"{cfg.DATASETS.TRAIN_FRACTION}, TRAIN_SHOTS {cfg.DATASETS.TRAIN_SHOTS}); here that is "
+            "said by the section's shots"
+        )
     layers = tuple(layer_names(cfg))
     depths = section.get("layers") or list(range(1, len(layers)))
     raise_all(_depth_problems(depths, layers))
@@ -287,7 +336,7 @@ def _runs(section: Mapping[str, Any], depth: int) -> Iterator[TransferRun]:
     targets = section.get("directions") or HALVES
     axes = (section.get("seeds") or [0], section["splits"].items(), section.get("shots") or [None])
     for seed, (split, content), shots in itertools.product(*axes):
-        names = content.get("treatments") or section.get("treatments") or list(TREATMENTS)
+        names = content.get("treatments", section.get("treatments")) or list(TREATMENTS)
         for target in targets:
             yield TransferRun(split, seed, TREATMENTS["base"], target, shots=shots)
         for name, n, target in itertools.product(names, section["layers"], targets):
@@ -319,7 +368,8 @@ def _idle(section: Mapping[str, Any], runs: Sequence[TransferRun], depth: int) -
     }
     for key, found in made.items():
         for value in section.get(key) or ():
-            if value not in found:
+            # A lesser n is left out for the sake of what another line names.
+            if value not in found and (key != "layers" or value == depth):
                 yield f"{key} has {value}, which gives no run: {reasons[key]}"
 
 
@@ -333,6 +383,12 @@ def _beside_problems(plan: Mapping[str, Any]) -> Iterator[str]:
         if plan.get(key) and not plan.get("runs"):
             words = "write them into it" if key == "seeds" else "it has splits, layers, ..."
             yield f"the plan's {key} beside this section say nothing of its runs; {words}"
+    program = plan.get("program", _PROGRAM)
+    if program != _PROGRAM and not plan.get("runs"):
+        yield f"the plan's program is {program}, and this section's runs are of {_PROGRAM}"
+    for key in plan.get("options") or ():
+        if key in _GIVEN:
+            yield f"the plan's options have {key}; the section says it: {_GIVEN[key]}"
 
 
 def _problems(section: Any) -> Iterator[str]:
@@ -367,6 +423,9 @@ def _problems(section: Any) -> Iterator[str]:
         if not _NAME.fullmatch(str(name)):
             yield f"split {name}: a name has letters, digits, and _ . + - after the first"
     odd = {k: s["treatments"] for k, s in splits.items() if not _is_list(s.get("treatments"))}
+    empty = [f"split {name}: " for name, split in splits.items() if split.get("treatments") == []]
+    empty += [""] if section.get("treatments") == [] else []
+    yield from (f"{where}treatments is empty; leave it out for all of them" for where in empty)
     if odd:
         yield from (f"split {k}: treatments is {value!r}; it is a list" for k, value in odd.items())
         return

@@ -298,8 +298,18 @@ def test_labels_that_tell_nothing(name, labels, message):
         SCORES[name].function(heads()[0], labels)
 
 
+@pytest.mark.parametrize("name", OF_FEATURES)
+def test_features_too_large_to_be_squared(name):
+    features, labels = data(60, 7, 3)
+    assert math.isfinite(SCORES[name].function(1e17 * features / np.abs(features).max(), labels))
+    with pytest.raises(UserError, match=r"features reach 1.0e\+200, more than scores can square"):
+        SCORES[name].function(1e200 * features / np.abs(features).max(), labels)
+
+
 def test_other_mistakes():
     features, labels = data(60, 7, 3)
+    with pytest.raises(UserError, match="all images have the same features"):
+        cka_with_labels(np.ones_like(features), labels)
     with pytest.raises(UserError, match=r"features have shape \(60,\)"):
         log_me(features[:, 0], labels)
     with pytest.raises(UserError, match="stop is 'soon'"):

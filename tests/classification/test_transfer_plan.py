@@ -131,6 +131,23 @@ def test_further_layers_are_for_what_is_copied_and_frozen():
     assert [name for name in found if "base" not in name] == copied
 
 
+def test_of_fewer_examples_the_bases_alone():
+    found = experiment(treatments=["base"], layers=[1], shots=[5], directions=["B"])
+    assert names(found) == ["r_baseB_s0_shots5"]
+
+
+def test_a_config_that_takes_a_part_of_the_images(tmp_path):
+    path = tmp_path / "few.yaml"
+    path.write_text(f"_BASE_: {TINY}\nDATASETS: {{TRAIN_FRACTION: 0.5}}\n")
+    with pytest.raises(UserError, match=r"few\.yaml takes a part .* said by the section's shots"):
+        read_experiment(section(), {"config": str(path)})
+
+
+def test_the_runs_are_of_classifiers_whatever_the_plan_leaves_out():
+    made = experiment(treatments=["BnB"], layers=[1]).templates(Path("out"))
+    assert {run["program"] for run in made.values()} == {"tools/train_classifier.py"}
+
+
 def test_a_split_may_have_its_own_treatments():
     splits = {
         "r": {"kind": "random", "seed": 0},
@@ -165,6 +182,9 @@ def test_a_split_may_have_its_own_treatments():
         ({"splits": {"x": {"kind": ["random"]}}}, "split x: kind is ['random']"),
         ({"splits": {"x": {"kind": "random", "treatments": "BnB"}}}, "x: treatments is 'BnB'; it"),
         ({"treatments": [["BnB"]]}, "there is no treatment"),
+        ({"treatments": []}, "treatments is empty; leave it out for all of them"),
+        ({"splits": {"x": {"kind": "random", "treatments": []}}}, "split x: treatments is empty"),
+        ({"layers": [7], "extra": [7]}, "extra has 7, which gives no run: n and the further"),
     ],
 )
 def test_a_section_that_is_wrong(changes, words):
@@ -179,6 +199,19 @@ def test_a_section_that_is_wrong(changes, words):
         ({"seeds": [0, 1, 2]}, "the plan's seeds beside this section say nothing of its runs"),
         ({"grid": {"lr": {"high": {}}}}, "the plan's grid beside this section"),
         ({"options": {"MODEL.CLASSIFIER.NETWORK": "alexnett"}}, "NETWORK is 'alexnett'"),
+        ({"options": {"DATASETS.TRAIN_SHOTS": 3}}, "TRAIN_SHOTS; the section says it: shots"),
+        ({"options": {"SEED": 3}}, "the plan's options have SEED; the section says it: seeds"),
+        ({"options": {"MODEL.REUSE.DROPOUT": "off"}}, "what is frozen keeps its dropout"),
+        ({"program": "tools/train_net.py"}, "this section's runs are of tools/train_classifier.py"),
+        (
+            {
+                "options": {
+                    "MODEL.CLASSIFIER.NETWORK": "timm",
+                    "MODEL.TIMM.NAME": "vit_tiny_patch16_224",
+                }
+            },
+            "cannot be cut: net.cls_token, net.pos_embed",
+        ),
     ],
 )
 def test_what_stands_beside_a_section_and_is_wrong(plan, words):
@@ -308,8 +341,9 @@ def test_data_that_do_not_serve_are_said_before_anything_is_trained(plan, tool, 
     (tmp_path / "b.txt").write_text("shape_1\nshape_2\n")
     files = {half: str(tmp_path / f"{half.lower()}.txt") for half in "AB"}
     path = plan(splits={"mine": {"kind": "file", **files}})
-    with pytest.raises(UserError, match="split mine: A and B overlap in 1 classes"):
-        tool.main(tool.parse_args([str(path)]))
+    for flags in ([], ["--dry-run"]):
+        with pytest.raises(UserError, match="split mine: A and B overlap in 1 classes"):
+            tool.main(tool.parse_args([str(path), *flags]))
     (tmp_path / "b.txt").write_text("shape_2\n")
     with pytest.raises(UserError, match="B has the class shape_2 alone"):
         tool.main(tool.parse_args([str(path)]))
@@ -323,3 +357,8 @@ def test_a_class_without_images_is_named(plan, tool, tmp_path, shapes):
     path = plan(test=["images", str(shapes), str(tmp_path / "few.txt")])
     with pytest.raises(UserError, match=r"have no image in the test set, e\.g\. shape_3"):
         tool.main(tool.parse_args([str(path)]))
+
+
+def test_more_examples_than_a_class_has(plan, tool):
+    with pytest.raises(UserError, match=r"shots has 999, and 4 classes have fewer .* take at most"):
+        tool.main(tool.parse_args([str(plan(shots=[None, 999])), "--dry-run"]))

@@ -268,6 +268,10 @@ def test_tested_features_that_are_no_numbers():
         ("images:SHAPES:train", {"words": ("--accuracies", "A.csv")}, "has no accuracy of random:"),
         ("images:SHAPES:train", {"words": ("--accuracies", "B.csv")}, "it needs backbone and"),
         ("images:SHAPES:train", {"words": ("--accuracies", "C.csv")}, "line 2: 'x' is no number"),
+        ("images:SHAPES:train", {"words": ("--accuracies", "D.csv")}, "line 2: 'nan' is no number"),
+        ("images:SHAPES:train", {"words": ("--device", "gpu")}, "--device gpu: take cpu, cuda or"),
+        ("images:HOLE:", {}, "--data has 1 classes without images, e.g. empty; add some, or"),
+        ("boxes:COCO", {"words": ("--size", 3)}, "no average over a map of several cells"),
         ("images:SHAPES:train", {"words": ("--test-data", "digits::test")}, "classes that --data"),
         ("boxes:COCO", {"words": ("--test-data", "boxes:no.json:x")}, "--test-data"),
     ],
@@ -275,11 +279,14 @@ def test_tested_features_that_are_no_numbers():
 def test_mistakes(call, shapes, tiny_coco, tmp_path, monkeypatch, data, options, message):
     (tmp_path / "one/a").mkdir(parents=True)
     shutil.copyfile(next((shapes / "train").rglob("*.png")), tmp_path / "one/a/1.png")
+    shutil.copytree(shapes / "train", tmp_path / "hole")
+    (tmp_path / "hole/empty").mkdir()
     (tmp_path / "A.csv").write_text("backbone,accuracy\nother,3\n")
     (tmp_path / "B.csv").write_text("network,accuracy\nother,3\n")
     (tmp_path / "C.csv").write_text("backbone,accuracy\nother,x\n")
+    (tmp_path / "D.csv").write_text("backbone,accuracy\nother,nan\n")
     monkeypatch.chdir(tmp_path)
-    data = data.replace("SHAPES", str(shapes)).replace("ONE", "one")
+    data = data.replace("HOLE", "hole").replace("SHAPES", str(shapes)).replace("ONE", "one")
     data = data.replace("COCO", ":".join(map(str, tiny_coco)))
     long = {"SEE": "cannot be pooled in boxes: its features are no average"}
     long["VIT"] = "random:test_vit cannot be shown images of 40 px (Input height (40)"

@@ -13,6 +13,7 @@ __all__ = ["Spectrum", "checked", "checked_labels", "checked_probabilities", "on
 
 # Probabilities of an image are summed in float32 over at most some ten thousand classes.
 _SUM_TOLERANCE = 1e-3
+_LARGEST = 1e18  # of a feature: sums of squares stay below float32's 3.4e38, in which probes read
 
 
 def checked(values: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> tuple[Tensor, Tensor]:
@@ -28,6 +29,11 @@ def checked(values: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> tuple[Ten
         UserError: they do not belong together, are no numbers, or nothing can be told from them
     """
     values = finite(values)
+    largest = float(values.abs().max())
+    if largest > _LARGEST:
+        raise UserError(
+            f"features reach {largest:.1e}, more than scores can square; scale them down"
+        )
     return values.double(), checked_labels(labels, len(values))
 
 

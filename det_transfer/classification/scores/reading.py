@@ -4,6 +4,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ...errors import UserError
 from ...reuse.similarity import knn_accuracy, linear_cka, probe_accuracy
 from .inputs import checked, one_hot
 
@@ -52,9 +53,11 @@ def cka_with_labels(features: Tensor | ArrayLike, labels: Tensor | ArrayLike) ->
         labels: (N,) int
 
     Raises:
-        UserError: see :func:`.inputs.checked`
+        UserError: see :func:`.inputs.checked`; or all images have the same features
     """
     features, labels = checked(features, labels)
+    if torch.equal(features, features[:1].expand_as(features)):
+        raise UserError("all images have the same features: there is nothing to compare")
     return linear_cka(features, one_hot(labels))
 
 

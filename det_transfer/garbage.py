@@ -19,7 +19,8 @@ def not_looked_for(*, to_stay: bool = False) -> Iterator[None]:
 
     Args:
         to_stay: what is alive afterwards counts as old, so that not even the next look walks
-            through it; once in a while only, since what is garbage counts as old too
+            through it. Not for what happens often: garbage of before then counts as old too, and
+            stays for long
     """
     looking = gc.isenabled()
     gc.disable()

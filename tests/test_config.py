@@ -46,7 +46,7 @@ def test_misspelt_key_on_the_command_line():
 
 
 def test_a_value_of_the_wrong_type():
-    line = r"^command line: SOLVER.STEPS abc is of type str; it must be of type tuple, as \(\d+,"
+    line = r"^command line: SOLVER.STEPS abc is of type str; it must be of type tuple, as '\(\d+,"
     with pytest.raises(UserError, match=line):
         load_config(None, ["SOLVER.STEPS", "abc"])
 

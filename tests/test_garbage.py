@@ -3,6 +3,8 @@ import weakref
 
 import pytest
 
+from det_transfer.documents import read_json
+from det_transfer.engine.launch import run
 from det_transfer.garbage import keep_imports, not_looked_for, without_garbage
 
 
@@ -87,3 +89,18 @@ def test_imports_are_kept_once(nothing_frozen):
     gc.unfreeze()
     keep_imports()  # of a second run in one process: what the first left behind must go
     assert gc.get_freeze_count() == 0
+
+
+def test_a_json_is_read_without_looking(tmp_path, looks):
+    path = tmp_path / "large.json"
+    path.write_text("[" + ", ".join(["[]"] * 10_000) + "]")
+    gc.collect()
+    looks.clear()
+    assert len(read_json(path)) == 10_000
+    assert looks.count("start") <= 1  # afterwards; else a dozen
+
+
+def test_a_program_keeps_what_it_begins_with(nothing_frozen):
+    keep_imports.cache_clear()
+    run(lambda: None)
+    assert gc.get_freeze_count() > 1000

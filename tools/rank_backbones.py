@@ -76,8 +76,8 @@ def open_data(spec: str, flag: str, most: int = 0) -> Source:
     without = [k for k, count in enumerate(images.counts()) if not count]
     if without and flag == "--data":  # of a test set it costs nothing
         raise UserError(
-            f"{flag} has {len(without)} classes without images, e.g. {images.classes[without[0]]}; "
-            "add some, or leave them out"
+            f"{flag} has classes without images: {len(without)}, e.g. "
+            f"{images.classes[without[0]]}; add some, or leave them out"
         )
     if len(images) < len(images.classes):
         raise UserError(

@@ -42,9 +42,7 @@ def main(args: argparse.Namespace) -> None:
     plan, experiment = read(args.plan, args.output)
     failed = 0
     if not args.page_only:
-        if args.dry_run:
-            experiment.check()
-        else:
+        if not args.dry_run:
             unchanged(plan)  # before the description of what is there is written anew
             experiment.write(plan.output)
         try:

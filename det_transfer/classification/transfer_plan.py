@@ -198,7 +198,6 @@ class Experiment:
         """
         sets = {"train": self.train, "test": self.test}
         images = {name: read_images(name, *entry) for name, entry in sets.items()}
-        most = max((run.shots or 0 for run in self.runs), default=0)
         halves, problems = {}, []
         for split in self.splits:
             try:
@@ -208,7 +207,7 @@ class Experiment:
                 continue
             halves[split.name] = found
             problems += _empty(split.name, found, images)
-            problems += _fewer(split.name, found, images["train"], most)
+            problems += _fewer(split.name, self.runs, found, images["train"])
         raise_all(problems)
         return halves, images["train"]
 
@@ -245,16 +244,20 @@ def _empty(split: str, halves: Halves, images: Mapping[str, ImageSet]) -> Iterat
                 )
 
 
-def _fewer(split: str, halves: Halves, images: ImageSet, shots: int) -> Iterator[str]:
+def _fewer(
+    split: str, runs: Sequence[TransferRun], halves: Halves, images: ImageSet
+) -> Iterator[str]:
     """Classes that have images, but not as many as each is to be trained on."""
     count = dict(zip(images.classes, images.counts().tolist(), strict=True))
-    wanting = {name: count[name] for half in halves.values() for name in half if count.get(name)}
-    few = [name for name, images in wanting.items() if images < shots]
-    if few:
-        yield (
-            f"split {split}: shots has {shots}, and {len(few)} classes have fewer images, e.g. "
-            f"{few[0]} ({wanting[few[0]]}); take at most {min(wanting.values())}"
-        )
+    for half, names in halves.items():
+        shots = max((r.shots or 0 for r in runs if (r.split, r.target) == (split, half)), default=0)
+        found = {name: count[name] for name in names if count.get(name)}
+        few = [name for name, images in found.items() if images < shots]
+        if few:
+            yield (
+                f"split {split}: shots has {shots}, and {len(few)} classes of {half} have fewer "
+                f"images, e.g. {few[0]} ({found[few[0]]}); take at most {min(found.values())}"
+            )
 
 
 def _sizes(halves: Halves, images: ImageSet) -> dict[str, dict[str, int]]:
@@ -336,7 +339,7 @@ def _runs(section: Mapping[str, Any], depth: int) -> Iterator[TransferRun]:
     targets = section.get("directions") or HALVES
     axes = (section.get("seeds") or [0], section["splits"].items(), section.get("shots") or [None])
     for seed, (split, content), shots in itertools.product(*axes):
-        names = content.get("treatments", section.get("treatments")) or list(TREATMENTS)
+        names = content.get("treatments") or section.get("treatments") or list(TREATMENTS)
         for target in targets:
             yield TransferRun(split, seed, TREATMENTS["base"], target, shots=shots)
         for name, n, target in itertools.product(names, section["layers"], targets):
@@ -383,8 +386,10 @@ def _beside_problems(plan: Mapping[str, Any]) -> Iterator[str]:
         if plan.get(key) and not plan.get("runs"):
             words = "write them into it" if key == "seeds" else "it has splits, layers, ..."
             yield f"the plan's {key} beside this section say nothing of its runs; {words}"
-    program = plan.get("program", _PROGRAM)
-    if program != _PROGRAM and not plan.get("runs"):
+    if plan.get("runs"):
+        return
+    program = plan.get("program") or _PROGRAM
+    if program != _PROGRAM:
         yield f"the plan's program is {program}, and this section's runs are of {_PROGRAM}"
     for key in plan.get("options") or ():
         if key in _GIVEN:

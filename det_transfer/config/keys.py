@@ -123,8 +123,8 @@ def add_det_transfer_config(cfg: CfgNode) -> None:
     cfg.MODEL.REUSE.NORM = "BN"
     # int: only the trunk's first so many stages are loaded from MODEL.WEIGHTS, as for STAGES;
     # the rest of the trunk, the decoder and the heads stay as initialised, also where these are the
-    # weights of a whole detector, and are another draw than such a detector of the same SEED began
-    # with. 0: nothing. -1: no cut. What is resumed or evaluated is loaded whole.
+    # weights of a whole detector; with a cut they are another draw than a detector of the same SEED
+    # without one began with. 0: nothing. -1: no cut. What is resumed or evaluated is loaded whole.
     # Source: Yosinski et al. 2014, section 2, whose networks AnB and AnB+ are cut so.
     cfg.MODEL.REUSE.LOAD_STAGES = -1
     # str: dropout and drop-path inside a frozen trunk: "off", or "kept" (active in training, the

@@ -174,7 +174,7 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         merge()
     # yacs and Detectron2's upgrade of old configs; the last two where a value is of another kind.
     except (ValueError, KeyError, AssertionError, AttributeError, TypeError) as error:
-        said = _WRONG_TYPE.sub(r"\5 \4 is of type \2; it must be of type \1, as \3", str(error))
+        said = _WRONG_TYPE.sub(r"\5 \4 is of type \2; it must be of type \1, as '\3'", str(error))
         said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
         raise UserError(f"{source}: {said}") from error
 

@@ -133,7 +133,7 @@ def check_datasets(cfg: CfgNode) -> list[str]:
             found = list(_dataset_problems(cfg, name, dataset))
             problems += found
             lines += [f"dataset {name}: {finding}" for finding in dataset.check.findings]
-            if found and not dataset.check.without_masks:
+            if len(found) > dataset.check.without_masks:  # which that tool does not ask for
                 problems.append(
                     "see all with: python tools/check_dataset.py "
                     f"{dataset.json_file} {dataset.image_root}"
@@ -147,7 +147,6 @@ def _dataset_problems(cfg: CfgNode, name: str, dataset: JsonDataset) -> Iterator
     if check.without_masks:
         key = "MODEL.MASK_ON False" if cfg.MODEL.MASK_ON else "INPUT.COPY_PASTE.BOXES True"
         yield f"dataset {name}: no object has a mask; set {key}, or add masks"
-        return
     for finding in check.fatal:
         if name in cfg.DATASETS.TRAIN or finding.kind != "no object left":
             yield f"dataset {name}: {finding}"

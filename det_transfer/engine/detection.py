@@ -84,9 +84,9 @@ def prepare(config: Config) -> list[str | None]:
 
 
 def _drawing(cfg: CfgNode) -> contextlib.AbstractContextManager:
-    """Of the first weights: behind a cut another draw than that of the seed."""
-    if cfg.MODEL.REUSE.LOAD_STAGES > 0:
-        return seeded(max(cfg.SEED, 0) + REDRAWN)
+    """Of the first weights: with a cut, be it at 0, another draw than without."""
+    if cfg.MODEL.REUSE.LOAD_STAGES >= 0 and cfg.SEED >= 0:
+        return seeded(cfg.SEED + REDRAWN)
     return contextlib.nullcontext()
 
 
@@ -197,9 +197,13 @@ class DetectionTrainer(TransferTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model with its trunk in the mode that MODEL.REUSE asks for, before any optimizer."""
-        check_names(cfg)
-        with counted(cfg) as complete, _drawing(cfg):
-            model = float32_statistics(build_model(complete))
+        try:
+            with counted(cfg) as complete, _drawing(cfg):
+                model = float32_statistics(build_model(complete))
+        except KeyError as error:  # of a part that check_names does not know
+            if "No object named" not in str(error):
+                raise
+            raise UserError(f"config: {error.args[0]}") from error  # Detectron2 names both
         reuse(trunk_of(model), cfg.MODEL)
         if cfg.MODEL.REUSE.TRAIN_ONLY:
             train_only(model, cfg.MODEL.REUSE.TRAIN_ONLY)

@@ -12,17 +12,18 @@ from torch import Tensor, nn
 
 from ..config import group_problems
 from ..errors import raise_all
+from .names import has_rpn
 
 __all__ = ["check_levels"]
 
-# MODEL.META_ARCHITECTURE -> the parts of MODEL that name features of the backbone; on those of the
-# first lie the anchors.
+# MODEL.META_ARCHITECTURE -> the parts of MODEL that name features of the backbone.
 _TAKERS = {
     "GeneralizedRCNN": ("RPN", "ROI_HEADS"),
     "ProposalNetwork": ("RPN",),
     "RetinaNet": ("RETINANET",),
     "TransferRetinaNet": ("RETINANET",),
 }
+_ON_ANCHORS = ("RPN", "RETINANET")
 
 
 def check_levels(cfg: CfgNode, processes: int = 1) -> None:
@@ -42,18 +43,19 @@ def check_levels(cfg: CfgNode, processes: int = 1) -> None:
         return
     with torch.device("meta"):
         shapes = build_backbone(cfg).output_shape()
-    takers = _TAKERS.get(cfg.MODEL.META_ARCHITECTURE, ())
+    takers = _takers(cfg)
     raise_all(_unknown_features(cfg, takers, shapes))
-    if takers:
-        raise_all(
-            [
-                *_pooling_problems(cfg, takers, shapes),
-                *_anchor_problems(cfg, takers[0], shapes),
-                *_norm_problems(cfg, takers[0], shapes),
-            ]
-        )
+    problems = [*_pooling_problems(cfg, takers, shapes)]
+    for taker in (taker for taker in takers if taker in _ON_ANCHORS):
+        problems += [*_anchor_problems(cfg, taker, shapes), *_norm_problems(cfg, taker, shapes)]
+    raise_all(problems)
     if takers and processes > 1 and not cfg.MODEL.REUSE.TRAIN_ONLY:  # which leaves heads alone
         raise_all(_idle_parameters(cfg, takers))
+
+
+def _takers(cfg: CfgNode) -> tuple[str, ...]:
+    found = _TAKERS.get(cfg.MODEL.META_ARCHITECTURE, ())
+    return tuple(taker for taker in found if taker != "RPN" or has_rpn(cfg))
 
 
 def _is_known(builder: str) -> bool:

@@ -120,6 +120,20 @@ def test_masks_that_are_needed_and_not_there_are_one_line(dataset, options, said
     assert said in line
 
 
+def test_masks_that_are_not_there_hide_nothing_else(dataset):
+    def spoil(content, images):
+        without_masks(content, images)
+        for entry in content["images"]:
+            entry["file_name"] += "x"
+
+    with pytest.raises(UserError) as raised:
+        check_datasets(dataset(spoil, "MODEL.MASK_ON", True))
+    lines = str(raised.value).splitlines()
+    assert "no object has a mask" in lines[0]
+    assert any("images missing" in line for line in lines)
+    assert lines[-1].startswith("see all with")
+
+
 def test_findings_come_worst_first(tmp_path):
     content, images = bad_inputs.make_sound(tmp_path)
     content["categories"].append({"id": 4, "name": "ghost"})

@@ -30,6 +30,27 @@ def test_detectron2s_own_builders_are_asked_too():
         check_levels(config(**OF_DETECTRON2, MODEL__RPN__IN_FEATURES=["p7"]))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ROI_HEADS__NAME": "Res5ROIHeads", "ROI_BOX_HEAD__NAME": ""},
+        {"PROPOSAL_GENERATOR__NAME": "PrecomputedProposals", "RPN__HEAD_NAME": "x"},
+        {"META_ARCHITECTURE": "ProposalNetwork", "ROI_HEADS__NAME": "x"},
+        {"META_ARCHITECTURE": "RetinaNet", "ROI_HEADS__NAME": "x", "RPN__HEAD_NAME": "x"},
+    ],
+)
+def test_what_is_not_built_may_have_any_name(options):
+    check_names(config(**{f"MODEL__{key}": value for key, value in options.items()}))
+
+
+def test_without_an_rpn_nobody_asks_for_its_levels():
+    precomputed = {"MODEL__PROPOSAL_GENERATOR__NAME": "PrecomputedProposals"}
+    check_levels(config(**precomputed, MODEL__RPN__IN_FEATURES=["res4"]))
+    check_levels(config(**precomputed, MODEL__ANCHOR_GENERATOR__SIZES=[[32], [64]]))
+    with pytest.raises(UserError, match=r"ROI_HEADS\.IN_FEATURES"):
+        check_levels(config(**precomputed, MODEL__ROI_HEADS__IN_FEATURES=["p7"]))
+
+
 def test_a_users_own_builder_is_left_alone():
     @BACKBONE_REGISTRY.register()
     def build_of_a_user(cfg, input_shape):
@@ -50,11 +71,14 @@ def test_a_users_own_builder_is_left_alone():
         ("ROI_MASK_HEAD__NAME", "TransferMask", "there is TransferMaskHead"),
         ("RPN__HEAD_NAME", "x", "there is .*TransferRPNHead"),
         ("PROPOSAL_GENERATOR__NAME", "PrecomputedProposals", ""),
-        ("ROI_BOX_HEAD__NAME", "", ""),  # of a C4
+        ("ROI_KEYPOINT_HEAD__NAME", "x", ""),  # not built, as the next
+        ("SEM_SEG_HEAD__NAME", "x", ""),
+        ("META_ARCHITECTURE", "", "there is "),
+        ("ROI_HEADS__NAME", "", "there is "),
     ],
 )
 def test_names_that_nobody_registered(key, name, said):
-    cfg = config(**{f"MODEL__{key}": name})
+    cfg = config(**{"MODEL__MASK_ON": True, f"MODEL__{key}": name})
     line = rf"MODEL\.{key.replace('__', '.')} '{name}' is not registered; .*{said}"
     with pytest.raises(UserError, match=line) if said else contextlib.nullcontext():
         check_names(cfg)

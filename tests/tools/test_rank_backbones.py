@@ -270,7 +270,7 @@ def test_tested_features_that_are_no_numbers():
         ("images:SHAPES:train", {"words": ("--accuracies", "C.csv")}, "line 2: 'x' is no number"),
         ("images:SHAPES:train", {"words": ("--accuracies", "D.csv")}, "line 2: 'nan' is no number"),
         ("images:SHAPES:train", {"words": ("--device", "gpu")}, "--device gpu: take cpu, cuda or"),
-        ("images:HOLE:", {}, "--data has 1 classes without images, e.g. empty; add some, or"),
+        ("images:HOLE:", {}, "--data has classes without images: 1, e.g. empty; add some, or"),
         ("boxes:COCO", {"words": ("--size", 3)}, "no average over a map of several cells"),
         ("images:SHAPES:train", {"words": ("--test-data", "digits::test")}, "classes that --data"),
         ("boxes:COCO", {"words": ("--test-data", "boxes:no.json:x")}, "--test-data"),

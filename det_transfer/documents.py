@@ -5,6 +5,7 @@ deep to be walked, or a YAML that asks for Python objects or unfolds to more tha
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,18 @@ def read_yaml(path: str | Path, what: str = "") -> Any:
         AttributeError,
         TypeError,
     ) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
-        raise UserError(f"{_named(path, what)} cannot be read: {reason}") from error
+        raise UserError(f"{_named(path, what)} cannot be read: {_reason(error)}") from error
     return content
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    tag = re.search(r"'tag:yaml\.org,2002:(python/[^']*)'", str(error))
+    if tag and isinstance(error, yaml.MarkedYAMLError):
+        line = error.problem_mark.line + 1
+        return f"line {line} has a tag of Python, !!{tag[1]}, which would run code; write its value"
+    return str(error)
 
 
 def _bytes(path: str | Path, what: str) -> bytes:

@@ -267,7 +267,17 @@ def _images(paths: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _scalar_table(results: Any) -> str:
-    """A column for each of several results, a line for each number in them."""
+    """A column for each of several results, a line for each number in them.
+
+    Results under names, all with the same numbers, have the shorter of both in columns.
+    """
+    if grid := _grid(results):
+        names, numbers = list(grid), list(next(iter(grid.values())))
+        if len(names) < len(numbers):
+            rows = [[_words(n), *(grid[name][n] for name in names)] for n in numbers]
+            return table(["", *map(_words, names)], rows)
+        rows = [[_words(name), *grid[name].values()] for name in names]
+        return table(["", *map(_words, numbers)], rows)
     columns = results if isinstance(results, Sequence) else [results or {}]
     heads = [" ".join(v for v in column.values() if isinstance(v, str)) for column in columns]
     flat = [dict(_numbers(column)) for column in columns]
@@ -276,10 +286,25 @@ def _scalar_table(results: Any) -> str:
     return table(["", *heads], rows)
 
 
+def _grid(results: Any) -> dict[str, dict[str, str]]:
+    """Name -> number -> text; empty where the results are no such thing."""
+    if not isinstance(results, Mapping) or len(results) < 2:
+        return {}
+    if not all(isinstance(v, Mapping) and not _is_spread(v) for v in results.values()):
+        return {}
+    grid = {name.rstrip(":"): dict(_numbers(numbers)) for name, numbers in results.items()}
+    kinds = {tuple(numbers) for numbers in grid.values()}
+    return grid if len(kinds) == 1 and len(*kinds) > 1 else {}
+
+
+def _is_spread(value: Mapping[str, Any]) -> bool:
+    return {"median", "min", "max"} <= value.keys()
+
+
 def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
     """(name, text) of all scalars; a median with its extremes is one."""
     for key, value in tree.items():
-        if isinstance(value, Mapping) and not {"median", "min", "max"} <= value.keys():
+        if isinstance(value, Mapping) and not _is_spread(value):
             yield from _numbers(value, f"{prefix}{key} ")
         elif isinstance(value, int | float | Mapping):
             yield f"{prefix}{key}", _value(value)

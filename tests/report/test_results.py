@@ -158,6 +158,39 @@ def test_json_of_another_shape(checkout):
     assert "python bench.py" in text
 
 
+def table_of(checkout, results):
+    content = {"command": "x", "machine": {"cpu": "fast", "cores": 1}, "results": results}
+    write_json(checkout / "docs/results/named.json", content)
+    text = render(checkout)[PAGE].decode()
+    return text[text.index("## Named") :]
+
+
+def test_named_results_of_the_same_numbers_are_a_grid(checkout):
+    spread = {"median": 0.5, "min": 0.25, "max": 1.0}
+    text = table_of(checkout, {"a": {"AP": spread, "AP50": 2}, "b:": {"AP": 3, "AP50": 4}})
+    assert row(text, "") == ["", "AP", "AP50"]
+    assert row(text, "a") == ["a", "0.5 (0.25 to 1)", "2"]
+    assert row(text, "b") == ["b", "3", "4"]
+    text = table_of(checkout, {n: {"AP": k, "AP50": k, "s": 3 * k} for k, n in enumerate("ab")})
+    assert row(text, "") == ["", "a", "b"]  # the shorter side lies on top
+    assert row(text, "s") == ["s", "0", "3"]
+
+
+@pytest.mark.parametrize(
+    ("results", "label"),
+    [
+        ({"a": {"AP": 1, "AP50": 2}, "b": {"AP": 3}}, "a AP50"),  # not the same numbers
+        ({"a": {"AP": 1, "AP50": 2}}, "a AP50"),  # one alone
+        ({"a": {"AP": 1}, "b": {"AP": 3}}, "b AP"),
+        ({"a": {"median": 1, "min": 0, "max": 2}, "b": {"median": 1, "min": 1, "max": 1}}, "b"),
+    ],
+)
+def test_other_named_results_are_a_list(checkout, results, label):
+    text = table_of(checkout, results)
+    assert row(text, "") == ["", ""]
+    assert row(text, label)
+
+
 def test_broken_json(checkout):
     (checkout / "docs/results/bad.json").write_text("{")
     with pytest.raises(UserError, match="is not json"):

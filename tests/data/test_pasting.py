@@ -163,7 +163,7 @@ def test_masks_that_served_the_pasting_alone_are_let_go(tiny_coco):
 def test_boxes_are_pasted_where_there_are_no_masks(tmp_path):
     data = make_tiny_dataset(tmp_path, masks=False)
     opts = ["MODEL.MASK_ON", False]
-    with pytest.raises(UserError, match=r"of image.*INPUT.COPY_PASTE.BOXES True"):
+    with pytest.raises(UserError, match=r"no object has a mask; set INPUT\.COPY_PASTE\.BOXES True"):
         check_datasets(config(data, *opts))
     cfg = config(data, *opts, "INPUT.COPY_PASTE.BOXES", True)
     assert check_datasets(cfg) == []

@@ -188,7 +188,7 @@ class Experiment:
             for run in self.runs
         }
 
-    def check(self) -> tuple[dict[str, Halves], ImageSet]:
+    def _check(self) -> tuple[dict[str, Halves], ImageSet]:
         """Read the data and the splits.
 
         Returns:
@@ -215,9 +215,9 @@ class Experiment:
         """Write the splits' files and ``transferability.json`` into the plan's folder.
 
         Raises:
-            UserError: as of :meth:`check`
+            UserError: what is wrong with the splits or the data, all at once
         """
-        halves, images = self.check()
+        halves, images = self._check()
         described = {
             split.name: {
                 "kind": split.kind,
